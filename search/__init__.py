@@ -1,0 +1,1 @@
+"""Neural architecture search over plans. Empty so far: see the roadmap in README.md."""

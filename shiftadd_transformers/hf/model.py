@@ -1,0 +1,184 @@
+"""Converting, loading and saving Hugging Face models in memory.
+
+The verbs of `convert.py`, plus what transformers must know of a converted model: its quantizer and its config, without
+which a saved model would come back with random weights.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+import transformers
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+
+from .. import convert
+from ..plan import Plan, make_plan
+from .config import QUANT_METHOD, ShiftAddConfig
+from .quantizer import ShiftAddQuantizer
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def convert_(model: Model, plan: Plan | convert.Rules) -> Model:
+    """Replace dense layers by latent operator layers, in place.
+
+    Args:
+        model: Any module; a `PreTrainedModel` can be trained, saved and loaded as usual afterwards.
+        plan: A plan made for this model, or rules to make one from.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: The plan does not fit the model, or a weight holds NaN. The model is then unchanged.
+    """
+    if not isinstance(plan, Plan):
+        plan = make_plan(model, plan)
+    convert.convert_(model, plan)
+    if isinstance(model, PreTrainedModel):
+        _announce(model, ShiftAddConfig(plan=plan))
+    return model
+
+
+def pack_(model: Model) -> Model:
+    """Replace latent layers by packed ones with the same function, in place."""
+    return _with_state(convert.pack_(model), "packed")
+
+
+def unpack_(model: Model) -> Model:
+    """Replace packed layers by latent ones with the same function, in place, to train on."""
+    return _with_state(convert.unpack_(model), "latent")
+
+
+def revert_(model: Model, *, approximate: bool = False) -> Model:
+    """Replace operator layers by dense ones with the effective weights, in place.
+
+    Args:
+        model: A converted model.
+        approximate: Also revert layers that no dense layer equals.
+
+    Raises:
+        ValueError: There are such layers and `approximate` is False.
+    """
+    convert.revert_(model, approximate=approximate)
+    if isinstance(model, PreTrainedModel) and isinstance(
+        getattr(model, "hf_quantizer", None), ShiftAddQuantizer
+    ):
+        model.hf_quantizer.remove_quantization_config(model)
+    return model
+
+
+def load(
+    path: str | Path, auto_class: Any = None, *, dequantize: bool = False, **kwargs: Any
+) -> PreTrainedModel:
+    """Load a checkpoint and insist that it is complete.
+
+    `from_pretrained` fills what a checkpoint lacks with random numbers and a warning; this refuses.
+
+    Args:
+        path: Folder, or a name on the hub.
+        auto_class: The class to load, e.g. `AutoModelForSeq2SeqLM`; by default the one that was saved.
+        dequantize: Give an ordinary dense model with the effective weights.
+        kwargs: Passed on to `from_pretrained`.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ValueError: Weights are missing, unreadable or of the wrong shape; or `dequantize` of a checkpoint with
+            layers that no dense layer equals.
+    """
+    config = kwargs.pop("config", None) or AutoConfig.from_pretrained(path)
+    if dequantize:
+        _ask_for_dense(config)
+    auto_class = auto_class or _saved_class(config)
+    try:
+        model, info = auto_class.from_pretrained(path, config=config, output_loading_info=True, **kwargs)
+    except SafetensorError as error:
+        raise ValueError(
+            f"the weights in {path} are damaged ({error}); copy or save the checkpoint again"
+        ) from error
+    for problem in ("missing_keys", "mismatched_keys", "error_msgs", "unexpected_keys"):
+        if info.get(problem):
+            names = ", ".join(map(str, sorted(info[problem])[:5]))
+            raise ValueError(
+                f"{path} does not fit {type(model).__name__}: {len(info[problem])} {problem.replace('_', ' ')} "
+                f"({names}); check that the checkpoint is whole and auto_class is right"
+            )
+    return model
+
+
+def save(model: PreTrainedModel, path: str | Path, *companions: Any, **kwargs: Any) -> None:
+    """Write a model so that a failure half way leaves the old files as they were.
+
+    Args:
+        model: Dense, latent or packed.
+        path: Folder; created if absent. Other files in it stay.
+        companions: Anything else with `save_pretrained` that belongs beside it (a tokenizer).
+        kwargs: Passed on to the model's `save_pretrained`, e.g. `max_shard_size`.
+
+    Raises:
+        OSError: Nothing could be written, e.g. the disk is full.
+    """
+    target = Path(path)
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=target) as scratch:
+        try:
+            model.save_pretrained(scratch, **kwargs)
+            for part in companions:
+                part.save_pretrained(scratch)
+        except (SafetensorError, OSError) as error:
+            raise OSError(
+                getattr(error, "errno", None) or errno.EIO,
+                f"could not save to {target} ({error}); what was there before is unchanged",
+            ) from error
+        written = {file.name for file in Path(scratch).iterdir()}
+        for name in sorted(written):
+            os.replace(Path(scratch, name), target / name)
+    # A whole file left beside new shards would be the one that is loaded.
+    for pattern in ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"):
+        for file in target.glob(pattern):
+            if file.name not in written:
+                file.unlink()
+
+
+def folder_bytes(path: str | Path) -> int:
+    """Size of a model's weight files on disk."""
+    return sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+
+
+def _announce(model: PreTrainedModel, config: ShiftAddConfig) -> None:
+    """Set what `from_pretrained` would have set on a converted model."""
+    model.config.quantization_config = config
+    model.hf_quantizer = ShiftAddQuantizer(config, pre_quantized=False)
+    model.is_quantized = True
+    model.quantization_method = QUANT_METHOD
+
+
+def _with_state(model: Model, state: str) -> Model:
+    quantizer = getattr(model, "hf_quantizer", None)
+    if isinstance(quantizer, ShiftAddQuantizer):
+        quantizer.quantization_config.state = state
+    return model
+
+
+def _ask_for_dense(config: Any) -> None:
+    """Set the flag in the checkpoint's own config: transformers ignores one that is passed beside it."""
+    stored = getattr(config, "quantization_config", None)
+    if not isinstance(stored, dict) or stored.get("quant_method") != QUANT_METHOD:
+        raise ValueError("dequantize=True, but this is not a converted checkpoint; load it as it is")
+    stored["dequantize"] = True
+
+
+def _saved_class(config: Any) -> Any:
+    names = getattr(config, "architectures", None) or []
+    if not names or not hasattr(transformers, names[0]):
+        raise ValueError("the checkpoint does not name its model class; pass auto_class, e.g. AutoModel")
+    return getattr(transformers, names[0])

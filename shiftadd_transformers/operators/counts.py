@@ -1,0 +1,207 @@
+"""How many arithmetic operations does one call of each operator cost?
+
+Pure integers, no tensors: the same functions feed the ``Cost`` sections of the docstrings, the flop formulas
+and :mod:`shiftadd_transformers.cost`. Axis letters: ``M`` rows, ``N`` out features, ``K`` in features,
+``G`` groups, ``P`` bit planes.
+
+What is charged:
+
+* every accumulate. A sum of ``t`` taps costs ``t - 1`` adds, and the bias is one more tap. The published
+  simulators charge one operation per tap and so give a shift layer its accumulates for free;
+* the shifts by a power-of-two scale, and the table that a look-up reads from;
+* the quantisation of activations, where a layer does it (its own functions, because it depends on the layer).
+
+What is not: sign flips (an XOR), absolute values, address arithmetic and data movement. Bytes are counted in
+:mod:`shiftadd_transformers.cost`. An 8-bit variant performs the same operations as the float one on narrower
+operands, so the counts here carry no width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+
+LUT_KEY = 8
+"""Inputs that one look-up key covers: eight sign bits make a byte."""
+
+
+@dataclass(frozen=True)
+class OpCounts:
+    """How often each kind of operation runs.
+
+    Args:
+        multiply: Multiplications and divisions.
+        add: Additions, subtractions and comparisons.
+        shift: Multiplications by a power of two (an exponent add on floats, a bit shift on integers).
+        lookup: Reads of a precomputed table.
+
+    Example:
+        >>> OpCounts(multiply=2, add=1) + OpCounts(add=3) * 2
+        OpCounts(multiply=2, add=7, shift=0, lookup=0)
+    """
+
+    multiply: int = 0
+    add: int = 0
+    shift: int = 0
+    lookup: int = 0
+
+    def __add__(self, other: OpCounts) -> OpCounts:
+        return OpCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __mul__(self, times: int) -> OpCounts:
+        return OpCounts(*(a * times for a in astuple(self)))
+
+    __rmul__ = __mul__
+
+    @property
+    def total(self) -> int:
+        """All operations, whatever their kind (the flop formula)."""
+        return sum(astuple(self))
+
+
+def _accumulates(taps: int, bias: bool) -> int:
+    """Adds that join ``taps`` values and perhaps a bias; nothing to join costs nothing."""
+    return max(taps + int(bias) - 1, 0)
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def dense_linear_counts(m: int, n: int, k: int, bias: bool = False) -> OpCounts:
+    """``y = x W^T + b``: ``M*N*K`` multiplications, ``M*N*(K - 1 + bias)`` adds.
+
+    Example:
+        >>> dense_linear_counts(2, 3, 4, bias=True)
+        OpCounts(multiply=24, add=24, shift=0, lookup=0)
+    """
+    return OpCounts(multiply=m * n * k, add=m * n * _accumulates(k, bias))
+
+
+def shift_linear_counts(
+    m: int, n: int, k: int, terms: int = 1, bias: bool = False, groups: int = 1
+) -> OpCounts:
+    """Weights that are sums of ``terms`` powers of two, with ``G`` power-of-two scales per output.
+
+    ``M*N*K*terms`` shifts for the weights and ``M*N*G`` for the scales; ``M*N*(K*terms - 1 + bias)`` adds.
+    Grouping leaves the adds unchanged: each group saves one inside and pays it back when they are joined.
+
+    Example:
+        >>> shift_linear_counts(1, 2, 8, terms=2, groups=2)
+        OpCounts(multiply=0, add=30, shift=36, lookup=0)
+    """
+    return OpCounts(shift=m * n * (k * terms + groups), add=m * n * _accumulates(k * terms, bias))
+
+
+def adder_linear_counts(m: int, n: int, k: int, bias: bool = False, scales: int = 0) -> OpCounts:
+    """``y = -sum_k |x - w|``: ``2*M*N*K`` adds (subtract, accumulate), one more per output with a bias.
+
+    ``K`` subtractions, ``K - 1`` accumulates and the closing minus make ``2*K`` per output.
+
+    Args:
+        m: Rows.
+        n: Out features.
+        k: In features.
+        bias: Whether one value per output is added.
+        scales: Power-of-two scalings of each output (grid exponent, output scale): one shift each.
+
+    Example:
+        >>> adder_linear_counts(1, 2, 8)
+        OpCounts(multiply=0, add=32, shift=0, lookup=0)
+    """
+    return OpCounts(add=m * n * (2 * k + int(bias)), shift=m * n * scales)
+
+
+def shift_add_linear_counts(
+    m: int, n: int, k: int, terms: int = 1, groups: int = 1, bias: bool = False, scales: int = 0
+) -> OpCounts:
+    """ShiftAddNet's cascade: :func:`shift_linear_counts` of ``K -> N``, then adder counts of ``N -> N``.
+
+    Example:
+        >>> shift_add_linear_counts(1, 2, 8)
+        OpCounts(multiply=0, add=22, shift=18, lookup=0)
+    """
+    return shift_linear_counts(m, n, k, terms, False, groups) + adder_linear_counts(m, n, n, bias, scales)
+
+
+def bcq_linear_counts(
+    m: int,
+    n: int,
+    k: int,
+    planes: int,
+    terms: int = 1,
+    row_group: int = 1,
+    col_group: int | None = None,
+    bias: bool = False,
+    lut: bool = True,
+) -> OpCounts:
+    """Binary-coded weights ``sum_p alpha_p * B_p`` with ``terms``-term power-of-two scales.
+
+    With ``C = ceil(K/8)`` look-up keys, ``NG = ceil(N/row_group)``, ``KG = ceil(K/col_group)`` scale groups:
+
+    * scale shared by all inputs of a key (``col_group`` a multiple of 8, or all of ``K``): *look-up first*.
+      One table per key, ``256*C`` adds per row; then ``P*C`` look-ups and ``P*C - 1 + bias`` adds per
+      output, and ``P*KG`` scalings of ``terms`` shifts and ``terms - 1`` adds.
+    * otherwise (column grouping): *shift first*. ``P*NG*K`` scalings per row, ``P*NG`` sets of tables, then
+      the same look-ups. So the column-wise form needs ``row_group`` as tall as the matrix to pay off.
+
+    Args:
+        m: Rows.
+        n: Out features.
+        k: In features.
+        planes: Bit planes ``P``.
+        terms: Powers of two per scale.
+        row_group: Output rows that share a scale.
+        col_group: Inputs that share a scale; ``None`` means all of them.
+        bias: Whether one value per output is added.
+        lut: ``False`` counts the plain signed accumulation (``P*K`` taps per output, scaled at the cheaper
+            end) that needs no table; it has fewer adds while ``7*P*N < 256``: for very narrow layers.
+
+    Example:
+        >>> bcq_linear_counts(1, 100, 16, planes=3, terms=2)
+        OpCounts(multiply=0, add=1312, shift=600, lookup=600)
+    """
+    col_group = max(k if col_group is None else col_group, 1)
+    keys = _ceil_div(k, LUT_KEY)
+    after, before = n * _ceil_div(k, col_group), _ceil_div(n, row_group) * k
+    scale_last = (col_group >= k or col_group % LUT_KEY == 0) if lut else after <= before
+    scalings = m * planes * (after if scale_last else before)
+    tables = m * keys * (1 if scale_last else planes * _ceil_div(n, row_group)) if lut else 0
+    taps = planes * (keys if lut else k)
+    return OpCounts(
+        add=m * n * _accumulates(taps, bias) + scalings * (terms - 1) + tables * 2**LUT_KEY,
+        shift=scalings * terms,
+        lookup=m * n * planes * keys if lut else 0,
+    )
+
+
+def quantize_rows_counts(m: int, k: int, n: int = 0) -> OpCounts:
+    """Dynamic int8 activations: divide each row by its largest magnitude, undo it on ``N`` outputs.
+
+    ``M*(K - 1)`` comparisons; ``M*(K + 1)`` multiplications (the scale's reciprocal, then every element) and
+    ``M*N`` to scale the outputs back. A shift layer with 8-bit activations is not free of multiplications.
+
+    Example:
+        >>> quantize_rows_counts(2, 8, n=3)
+        OpCounts(multiply=24, add=14, shift=0, lookup=0)
+    """
+    return OpCounts(multiply=m * (k + 1 + n), add=m * max(k - 1, 0))
+
+
+def quantize_grid_counts(m: int, k: int) -> OpCounts:
+    """Activations onto a fixed power-of-two grid: one shift, one rounding add per element.
+
+    Example:
+        >>> quantize_grid_counts(2, 8)
+        OpCounts(multiply=0, add=16, shift=16, lookup=0)
+    """
+    return OpCounts(add=m * k, shift=m * k)
+
+
+def center_rows_counts(m: int, n: int) -> OpCounts:
+    """Subtract from each row of ``N`` outputs their mean: ``2*N - 1`` adds and one multiplication per row.
+
+    Example:
+        >>> center_rows_counts(2, 8)
+        OpCounts(multiply=2, add=30, shift=0, lookup=0)
+    """
+    return OpCounts(multiply=m if n else 0, add=m * max(2 * n - 1, 0))

@@ -1,0 +1,1 @@
+"""What a person runs: the `shiftadd` command and the tasks behind it."""

@@ -1,0 +1,152 @@
+"""The `shiftadd` command.
+
+Heavy imports (torch, transformers) happen inside the commands, so that `shiftadd --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tasks.errors import Interrupted, TaskError
+
+app = typer.Typer(
+    name="shiftadd",
+    help="Train, score and use transformers that shift and add instead of multiplying.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Override = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. train.learning_rate=1e-3.")
+]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The same as an option.")]
+
+
+def main() -> None:
+    """Entry point: the user's own errors become one line and exit code 2, everything else keeps its traceback."""
+    warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+    try:
+        app()
+    except TaskError as error:
+        fail(str(error))
+    except (KeyboardInterrupt, Interrupted) as error:
+        print(str(error) or "interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def fail(message: str) -> None:
+    """Print one error to stderr and leave with code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A TOML file, or the name of a config that is shipped.")],
+    overrides: Override = None,
+    set_: Set = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint of the run.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Throw away an earlier run in the same folder.")] = False,
+    score: Annotated[bool, typer.Option(help="Score the test set at the end.")] = True,
+) -> None:
+    """Train a translation model as a config says; Ctrl-C leaves a checkpoint to resume from."""
+    from tasks.config import read_config
+    from tasks.translation.config import TranslationConfig
+
+    path = find_config(config)
+    settings = [*(overrides or ()), *(set_ or ())]
+    resolved = read_config(TranslationConfig, path, settings)
+    from tasks.translation.train import train as run_training
+
+    again = " ".join(["shiftadd train", str(config), *settings, "--resume"])
+    try:
+        run = run_training(resolved, resume=resume, overwrite=overwrite)
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped}\nresume with: {again}") from None
+    print(f"model: {run.folder / 'model'}")
+    if score:
+        for name in ("model", "packed"):
+            if (run.folder / name / "config.json").is_file():
+                report(run.folder, name, None, "test")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a model folder inside one.")],
+    beams: Annotated[int | None, typer.Option(min=1, help="1 is greedy; the run's config by default.")] = None,
+    split: Annotated[str, typer.Option(help="test or validation")] = "test",
+    model: Annotated[str, typer.Option(help="Which model of the run: model or packed.")] = "model",
+) -> None:
+    """BLEU and chrF++ with signatures; writes them and every translation into the run folder."""
+    if split not in ("test", "validation"):
+        raise TaskError(f"--split must be test or validation, got {split!r}")
+    report(run, model, beams, split)
+
+
+@app.command()
+def translate(
+    model: Annotated[Path, typer.Argument(help="A run folder, a model folder, or a hub name.")],
+    text: Annotated[list[str] | None, typer.Argument(help="Sentences; without any, lines from stdin.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A text file, one sentence per line.")] = None,
+    beams: Annotated[int, typer.Option(min=1, help="1 is greedy.")] = 4,
+) -> None:
+    """Translate sentences, a file, or standard input; one line out for each line in."""
+    sentences = read_sentences(text, file)
+    from tasks.translation.config import DecodeConfig
+    from tasks.translation.model import load_model
+    from tasks.translation.translate import translate as run_translation
+
+    folder = model / "model" if (model / "model" / "config.json").is_file() else model
+    network, tokenizer = load_model(folder)
+    for line in run_translation(network, tokenizer, sentences, DecodeConfig(beams=beams), progress=file is not None):
+        print(line)
+
+
+@app.command()
+def configs() -> None:
+    """List the configs that are shipped; their names are accepted by `shiftadd train`."""
+    for path in shipped_configs():
+        print(f"{path.stem:20} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+
+
+def report(run: Path, model: str, beams: int | None, split: str) -> None:
+    """Score one model of a run and print it."""
+    from tasks.translation.evaluate import evaluate_run
+
+    print(f"{run} {model} {split}\n{evaluate_run(run, split=split, beams=beams, model=model)}")
+
+
+def read_sentences(text: list[str] | None, file: Path | None) -> list[str]:
+    """The sentences to translate, from exactly one of: arguments, file, standard input."""
+    if text and file is not None:
+        raise TaskError("give either sentences or --file, not both")
+    if text:
+        return text
+    if file is not None:
+        if not file.is_file():
+            raise TaskError(f"no file {file}")
+        return file.read_text(encoding="utf-8").splitlines()
+    if sys.stdin.isatty():
+        print("type sentences, then Ctrl-D", file=sys.stderr)
+    return sys.stdin.read().splitlines()
+
+
+def find_config(path: Path) -> Path:
+    """A config file as given, or a shipped one by its name."""
+    shipped = {config.stem: config for config in shipped_configs()}
+    return path if path.is_file() else shipped.get(str(path), path)
+
+
+def shipped_configs() -> list[Path]:
+    """TOML files that travel with the package."""
+    return sorted((Path(__file__).parent / "translation" / "configs").glob("*.toml"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""TVM kernels behind the operators. Empty so far: see the roadmap in README.md."""
