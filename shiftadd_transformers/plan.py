@@ -249,7 +249,10 @@ def resolve(plan: Plan, model: nn.Module) -> dict[str, tuple[str, Entry]]:
     modules = dict(model.named_modules())
     found = {}
     for name in plan.converted:
-        own = next((alias for alias in aliases(name, model) if alias in modules), None)
+        # Last, without the first part: a plan made for CLIPVisionModelWithProjection names `vision_model.encoder`,
+        # which CLIPVisionModel calls `encoder`, though its own prefix is `clip`.
+        names = (*aliases(name, model), name.partition(".")[2])
+        own = next((alias for alias in names if alias in modules), None)
         if own is not None:
             found[name] = (own, plan.entries[name])
     return found

@@ -23,13 +23,14 @@ app = typer.Typer(
 )
 
 Override = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. train.learning_rate=1e-3.")
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. train.learning_rate=1e-3."),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The same as an option.")]
 
 
 def main() -> None:
-    """Entry point: the user's own errors become one line and exit code 2, everything else keeps its traceback."""
+    """Entry point: a user's own error is one message and exit code 2; others keep their traceback."""
     warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
     try:
         app()
@@ -79,7 +80,9 @@ def train(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder, or a model folder inside one.")],
-    beams: Annotated[int | None, typer.Option(min=1, help="1 is greedy; the run's config by default.")] = None,
+    beams: Annotated[
+        int | None, typer.Option(min=1, help="1 is greedy; the run's config by default.")
+    ] = None,
     split: Annotated[str, typer.Option(help="test or validation")] = "test",
     model: Annotated[str, typer.Option(help="Which model of the run: model or packed.")] = "model",
 ) -> None:
@@ -92,7 +95,9 @@ def evaluate(
 @app.command()
 def translate(
     model: Annotated[Path, typer.Argument(help="A run folder, a model folder, or a hub name.")],
-    text: Annotated[list[str] | None, typer.Argument(help="Sentences; without any, lines from stdin.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Argument(help="Sentences; without any, lines from stdin.")
+    ] = None,
     file: Annotated[Path | None, typer.Option(help="A text file, one sentence per line.")] = None,
     beams: Annotated[int, typer.Option(min=1, help="1 is greedy.")] = 4,
 ) -> None:
@@ -104,8 +109,52 @@ def translate(
 
     folder = model / "model" if (model / "model" / "config.json").is_file() else model
     network, tokenizer = load_model(folder)
-    for line in run_translation(network, tokenizer, sentences, DecodeConfig(beams=beams), progress=file is not None):
+    for line in run_translation(
+        network, tokenizer, sentences, DecodeConfig(beams=beams), progress=file is not None
+    ):
         print(line)
+
+
+@app.command()
+def demo(
+    minutes: Annotated[float, typer.Option(help="For everything together, on two cores.")] = 18.0,
+    language: Annotated[str, typer.Option(help="Target language, from English.")] = "de",
+    folder: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/demo"),
+    fresh: Annotated[bool, typer.Option(help="Throw away an earlier demo in the folder.")] = False,
+) -> None:
+    """The main job on real data: train, convert, fine-tune, pack, score; writes report.json and .html."""
+    from tasks.demo import DemoConfig, run_demo
+
+    try:
+        run_demo(DemoConfig(minutes, language, str(folder)), fresh=fresh)
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped}\ngo on with the same command") from None
+
+
+@app.command()
+def plan(
+    model: Annotated[Path, typer.Argument(help="A model folder, or a hub name.")],
+    rules: Annotated[
+        Path, typer.Argument(help="A TOML file with [[plan.rules]] tables, such as a training config.")
+    ],
+    output: Annotated[Path | None, typer.Option(help="Also write the plan as JSON.")] = None,
+) -> None:
+    """Show which layers of a model would compute how, without training anything."""
+    from tasks.config import read_toml, write_text
+    from tasks.translation.model import load_model
+
+    tables = read_toml(rules).get("plan", {}).get("rules", [])
+    if not tables:
+        raise TaskError(f"{rules} has no [[plan.rules]] table")
+    from shiftadd_transformers import make_plan
+
+    try:
+        resolved = make_plan(load_model(model)[0], tables)
+    except ValueError as error:
+        raise TaskError(str(error)) from error
+    if output is not None:
+        write_text(output, resolved.to_json() + "\n")
+    print(resolved.table())
 
 
 @app.command()

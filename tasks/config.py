@@ -1,7 +1,7 @@
 """How does a TOML file become a checked, frozen config, and how is a key overridden from the command line?
 
-A config is a tree of frozen dataclasses; this file knows nothing about any task.  Types are read from the annotations,
-so a dataclass is the only place where a key is declared.
+A config is a tree of frozen dataclasses; this file knows nothing about any task.  Types are read from the
+annotations, so a dataclass is the only place where a key is declared.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def read_config(kind: type[Config], path: str | os.PathLike[str], overrides: Ite
         An instance of `kind`.
 
     Raises:
-        TaskError: no such file, broken TOML, an unknown key (the nearest is proposed) or a value of another type.
+        TaskError: no such file, broken TOML, an unknown key (the nearest is proposed) or a value of another
+            type.
     """
     return build(kind, apply_overrides(kind, read_toml(path), overrides), where=str(path))
 
@@ -50,9 +51,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise TaskError(f"{path} is not valid TOML: {error}") from error
 
 
-def apply_overrides(
-    kind: type[Any], tables: Mapping[str, Any], overrides: Iterable[str]
-) -> dict[str, Any]:
+def apply_overrides(kind: type[Any], tables: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of `tables` in which every `a.b=value` has been set."""
     result: dict[str, Any] = _deep_copy(tables)
     for text in overrides:
@@ -68,19 +67,16 @@ def parse_override(kind: type[Any], text: str) -> tuple[list[str], Any]:
     """Split `a.b=value`; the value is TOML where that parses, and bare text otherwise.
 
     Example:
-        >>> @dataclasses.dataclass(frozen=True)
-        ... class Inner:
-        ...     rate: float = 1.0
-        >>> @dataclasses.dataclass(frozen=True)
-        ... class Outer:
-        ...     train: Inner = Inner()
-        >>> parse_override(Outer, "train.rate=1e-3")
-        (['train', 'rate'], 0.001)
+        >>> from tasks.translation.config import TranslationConfig
+        >>> parse_override(TranslationConfig, "train.learning_rate=1e-3")
+        (['train', 'learning_rate'], 0.001)
     """
     dotted, separator, raw = text.partition("=")
     keys = dotted.strip().split(".")
     if not separator or not all(keys):
-        raise TaskError(f"override {text!r} is not of the form key=value, for example train.learning_rate=1e-3")
+        raise TaskError(
+            f"override {text!r} is not of the form key=value, for example train.learning_rate=1e-3"
+        )
     if _leaf_is_text(kind, keys, text):
         return keys, _unquoted(raw.strip())
     return keys, _toml_value(raw.strip())
@@ -175,7 +171,7 @@ def _check(hint: Any, value: Any, where: str, name: str) -> Any:
 
 
 def _match(option: Any, value: Any) -> tuple[bool, Any]:
-    """Whether one annotation accepts a value, and the value converted (an int is a fine float, a list a tuple)."""
+    """Whether one annotation accepts a value, and the value converted (a list to a tuple)."""
     origin, arguments = typing.get_origin(option), typing.get_args(option)
     if option is type(None):
         return value is None, None
@@ -193,7 +189,13 @@ def _match(option: Any, value: Any) -> tuple[bool, Any]:
 
 def _describe(options: Iterable[Any]) -> str:
     """Annotations in words: "a whole number or none"."""
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "none"}
+    words = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        bool: "true or false",
+        type(None): "none",
+    }
     return " or ".join(_describe_one(option, words) for option in options)
 
 

@@ -1,4 +1,4 @@
-"""Which errors are the user's to fix?  These: the command line prints them as one message, without a traceback."""
+"""Which errors are the user's to fix?  These; the command line prints them without a traceback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class TaskError(ValueError):
     """Something in a config, a data file or a folder that the user can put right."""
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - an event, no error
     """Training was stopped by Ctrl-C after a resumable checkpoint had been written."""
 
 

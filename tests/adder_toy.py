@@ -1,12 +1,6 @@
-"""A two-layer net with an adder weight; run as a script, one of two processes that train it together.
-
-Apart from the tests, so that the processes import little: `python adder_toy.py RANK STORE`.
-"""
-
-import sys
+"""A two-layer net with an adder weight, for the optimizer's tests in one and in two processes."""
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
@@ -63,16 +57,9 @@ def assert_equal(a, b):
     assert_same(a, b, rtol=0, atol=0)
 
 
-def main(rank, store):
+def two_processes_agree_with_one(rank):
     """Each process takes half of every batch; the result must be that of one process with all of it."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     model, twin, data = L1(), L1(), batches(3)
     parallel = nn.parallel.DistributedDataParallel(model)
     train(parallel, model.optimizer(), [(x[rank::2], y[rank::2]) for x, y in data])
     assert_same(model, train(twin, twin.optimizer(), data), rtol=1e-5, atol=1e-6)
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])

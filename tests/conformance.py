@@ -85,6 +85,22 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Te
     return torch.randn(*shape, generator=generator(seed), dtype=torch.float64).to(dtype)
 
 
+def peak_bytes(function: Callable[[], Any]) -> int:
+    """Largest amount of tensor memory alive at once while `function` runs, beyond what was alive before.
+
+    The profiler sees allocations inside operators too, which a dispatch mode does not.
+    """
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    events = profile.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    live = peak = 0
+    for _, size in changes:
+        live += size
+        peak = max(peak, live)
+    return peak
+
+
 def _packed(n: int, k: int, fmt: Po2Format, group_size: int) -> tuple[Tensor, Tensor]:
     weight = normal(n, k, seed=1) * torch.exp2(torch.arange(n) % 7 - 3.0).unsqueeze(1)
     exponent = fit_exponent(weight, fmt, group_size or None)

@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel, MarianConfig, MarianMTModel
 
 from shiftadd_transformers.cost import CostReport, Row, compare, count_ops, load_table, table_names
 from shiftadd_transformers.layers import AdderLinear, BcqLinear, ShiftAddLinear, latent_type
+from shiftadd_transformers.layers.adder import finish_counts
 from shiftadd_transformers.operators.counts import OpCounts, adder_linear_counts, dense_linear_counts
 from shiftadd_transformers.specs import AdderSpec, BcqSpec, ShiftAddSpec, ShiftSpec
 
@@ -196,6 +197,17 @@ def test_our_layers_are_counted_by_their_formula(spec, packed):
     assert row.weight_bytes == layer.stored_bytes() > 0
     read = 1 if quantises else 4
     assert row.activation_bytes == 10 * (16 * read + 8 * 4)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_formulas_of_layers_and_operators_agree(spec):
+    layer, x = latent_type(spec).from_dense(nn.Linear(16, 8), spec).pack(), torch.randn(3, 16)
+    with FlopCounterMode(display=False) as flops, torch.no_grad():
+        layer(x)
+    around = OpCounts()
+    if isinstance(spec, AdderSpec | ShiftAddSpec):
+        around = finish_counts(3, 8, getattr(spec, "center", True), bias=True)
+    assert counts_of(layer, x).total == flops.get_total_flops() + around.total
 
 
 def test_widths_of_the_shift_layer():

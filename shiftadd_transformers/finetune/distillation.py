@@ -41,8 +41,8 @@ class Distillation:
         teacher: The dense model. Its parameters are frozen in place; give it a lower precision to save time.
         alpha: Weight of the teacher, 0 to 1.
         temperature: Softens both distributions; above 0.
-        label_smoothing: Of the cross-entropy, in training only. The trainer's own option has no effect beside
-        a     ``compute_loss_func``.
+        label_smoothing: Of the cross-entropy, in training only. The trainer's own option has no effect beside a
+            ``compute_loss_func``.
 
     Example:
         >>> student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)

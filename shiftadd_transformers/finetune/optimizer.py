@@ -169,12 +169,12 @@ def make_optimizer(
     Args:
         model: A converted (latent) model, or any other.
         lr: Learning rate of the AdamW groups.
-        adder_lr: Learning rate of adder weights; None means ``lr``. The rule's step has a root mean square of
-        up to     ``adder_lr * eta / (1 - momentum)``, which is ``2 * lr`` by default; AdamW's is about
-        ``lr``. Training     from scratch, AdderNet's recipe starts at 0.1.
+        adder_lr: Learning rate of adder weights; None means ``lr``. The rule's step has a root mean square of up to
+            ``adder_lr * eta / (1 - momentum)``, which is ``2 * lr`` by default; AdamW's is about ``lr``. Training
+            from scratch, AdderNet's recipe starts at 0.1.
         weight_decay: Of the ``decay`` group.
-        adder_weight_decay: Of adder weights. AdderNet uses 5e-4 from scratch; while fine-tuning there is no
-        reason     to draw templates to zero.
+        adder_weight_decay: Of adder weights. AdderNet uses 5e-4 from scratch; while fine-tuning there is no reason
+            to draw templates to zero.
         reference_weight_decay: Of DenseShift references; decay pulls them towards the thresholds.
         sign_lr_factor: Multiplies ``lr`` for DeepShift-PS signs.
         momentum: Of adder weights.

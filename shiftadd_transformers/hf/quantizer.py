@@ -73,8 +73,9 @@ class ShiftAddQuantizer(HfQuantizer):
             )
         return plan
 
-    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
-        return convert.revert_(model).to(dtype)
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
+        # save_pretrained leaves a string in config.dtype, and that is what transformers passes on.
+        return convert.revert_(model).to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[None, dict[str, str]]:
         """Called when saving starts: config.json must tell the state that the layers are in now."""

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ..operators.adder import adder_linear, adder_linear_int8
+from ..operators.calling import autocast_like_linear, without_autocast
 from ..operators.counts import OpCounts, adder_linear_counts
+from ..operators.exponent_bits import floor_log2, power_of_two
 from ..operators.ste import po2_scale_ste, straight_through
 from ..specs import AdderSpec
 from .base import LatentModule, PackedModule, frozen, trained, twin
@@ -69,13 +71,14 @@ class AdderLinear(LatentModule, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., K]` to `[..., N]`."""
-        weight = self.weight
-        if self.spec.bits is not None:
-            exponent = grid_exponent(weight)
-            x, weight = to_grid(x, exponent), to_grid(weight, exponent)
-        distance = adder_linear(x, weight.to(x.dtype))
+        rows, weight = wide(x), self.weight
+        with without_autocast(x):
+            if self.spec.bits is not None:
+                exponent = grid_exponent(weight)
+                rows, weight = to_grid(rows, exponent), to_grid(weight, exponent)
+            distance = adder_linear(rows, weight.to(rows.dtype))
         scale = po2_scale_ste(self.output_scale)
-        return finish(distance, scale, self.output_offset, self.bias, self.spec.center)
+        return finish(x, distance, scale, self.output_offset, self.bias, self.spec.center)
 
     def pack(self) -> PackedAdderLinear:
         """Store the templates on the int8 grid (or as they are, without one)."""
@@ -134,18 +137,20 @@ class PackedAdderLinear(PackedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., K]` to `[..., N]`."""
-        if self.spec.bits is None:
-            distance = adder_linear(x, self.weight_packed.to(x.dtype))
-        else:
-            distance = adder_linear_int8(x, self.weight_packed, self.weight_exponent)
-        return finish(distance, self.output_scale, self.output_offset, self.bias, self.spec.center)
+        rows = wide(x)
+        with without_autocast(x):
+            if self.spec.bits is None:
+                distance = adder_linear(rows, self.weight_packed.to(rows.dtype))
+            else:
+                distance = adder_linear_int8(rows, self.weight_packed, self.weight_exponent)
+        return finish(x, distance, self.output_scale, self.output_offset, self.bias, self.spec.center)
 
     def templates(self) -> Tensor:
         """The weight in the units of the input, `[N, K]`."""
         dtype = self.output_scale.dtype
         if self.spec.bits is None:
             return self.weight_packed.to(dtype)
-        return self.weight_packed.to(dtype) * torch.exp2(self.weight_exponent.to(dtype))
+        return self.weight_packed.to(dtype) * power_of_two(self.weight_exponent, dtype)
 
     def unpack(self) -> AdderLinear:
         """Float templates at the grid's points."""
@@ -170,12 +175,20 @@ class PackedAdderLinear(PackedModule):
         return _counts(self, rows)
 
 
-def finish(distance: Tensor, scale: Tensor, offset: Tensor, bias: Tensor | None, center: bool) -> Tensor:
-    """Centre over the outputs, scale by a power of two, add offset and bias. All `[..., N]`."""
+def wide(x: Tensor) -> Tensor:
+    """`x` in at least float32: a distance is far larger than its centred part, which bfloat16 would round away."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def finish(
+    x: Tensor, distance: Tensor, scale: Tensor, offset: Tensor, bias: Tensor | None, center: bool
+) -> Tensor:
+    """Centre over the outputs, scale by a power of two, add offset and bias; the dtype that a dense layer gives."""
     if center:
         distance = distance - distance.mean(dim=-1, keepdim=True)
     y = distance * scale.to(distance.dtype) + offset.to(distance.dtype)
-    return y if bias is None else y + bias.to(y.dtype)
+    y = y if bias is None else y + bias.to(y.dtype)
+    return y.to(autocast_like_linear(x[..., :0]).dtype)
 
 
 def finish_counts(rows: int, n: int, center: bool, bias: bool) -> OpCounts:
@@ -186,8 +199,9 @@ def finish_counts(rows: int, n: int, center: bool, bias: bool) -> OpCounts:
 
 def grid_exponent(weight: Tensor) -> Tensor:
     """The finest power of two whose int8 grid holds the whole weight; int8 scalar."""
-    largest = weight.detach().abs().amax().float().clamp_min(2.0**-100)
-    return torch.ceil(torch.log2(largest / 127)).to(torch.int8)
+    step = (weight.detach().abs().amax().float() / 127).clamp_min(2.0**-100)
+    below = floor_log2(step)
+    return (below + (power_of_two(below, torch.float32) < step)).to(torch.int8)
 
 
 def to_grid(x: Tensor, exponent: Tensor) -> Tensor:
@@ -196,7 +210,7 @@ def to_grid(x: Tensor, exponent: Tensor) -> Tensor:
     >>> to_grid(torch.tensor([0.3, 99.0]), torch.tensor(-2, dtype=torch.int8))
     tensor([ 0.2500, 31.7500])
     """
-    step = torch.exp2(exponent.to(x.dtype))
+    step = power_of_two(exponent, x.dtype)
     return straight_through(x, (x.detach() / step).round().clamp(-127, 127) * step)
 
 
@@ -230,7 +244,7 @@ def _stored(weight: Tensor, spec: AdderSpec) -> tuple[Tensor, Tensor]:
     if spec.bits is None:
         return weight.clone(), torch.zeros((), dtype=torch.int8, device=weight.device)
     exponent = grid_exponent(weight)
-    return (weight / torch.exp2(exponent.to(weight.dtype))).round().clamp(-127, 127).to(torch.int8), exponent
+    return (weight / power_of_two(exponent, weight.dtype)).round().clamp(-127, 127).to(torch.int8), exponent
 
 
 def _check_outputs(spec: AdderSpec, out_features: int) -> None:

@@ -150,6 +150,38 @@ class OperatorModule(nn.Module):
 class LatentModule(OperatorModule):
     """The trainable state."""
 
+    _held: tuple[Any, Tensor, list[Tensor]] | None = None
+
+    def rounded_weight(self) -> Tensor:
+        """ŵ `[N, K]` of a linear operator, differentiable with respect to the layer's parameters."""
+        raise NotImplementedError
+
+    def effective_weight(self) -> Tensor:
+        """`rounded_weight`, made once for as long as no gradient is recorded and no parameter changes.
+
+        Generation calls a layer once per token; rounding the same weight each time would take longer than the
+        product. A change is seen by a parameter's version counter, its memory, and `train()` or `eval()`.
+        """
+        tensors = [*self.parameters(recurse=False), *self.buffers(recurse=False)]
+        # Inference tensors have no version, fake and sharded ones no memory to tell them by.
+        plain = all(type(t) in (Tensor, nn.Parameter) and not t.is_inference() for t in tensors)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not plain:
+            self._held = None
+            return self.rounded_weight()
+        state = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        if self._held is None or self._held[0] != state:
+            # Holding the tensors keeps their addresses from being given to others.
+            self._held = (state, self.rounded_weight(), [tensor.detach() for tensor in tensors])
+        return self._held[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": None}
+
+    def train(self, mode: bool = True) -> Self:
+        """As in PyTorch."""
+        self._held = None
+        return super().train(mode)
+
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
         """The floating dtype of its parameters."""

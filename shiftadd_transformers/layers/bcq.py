@@ -78,7 +78,7 @@ class BcqLinear(LatentModule, nn.Linear):
         terms = signed_po2_terms(self.alpha.detach(), self.spec.scale_terms)
         return straight_through(self.alpha, from_po2_terms(terms, self.alpha.dtype))
 
-    def effective_weight(self) -> Tensor:
+    def rounded_weight(self) -> Tensor:
         """The nearest representable weight; its gradient reaches `weight` and `alpha`."""
         alpha, groups = self.rounded_alpha(), _groups(self, self.spec)
         signs = bcq_codes(self.weight.detach(), alpha.detach(), *groups)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..operators.counts import OpCounts, shift_linear_counts
+from ..operators.exponent_bits import power_of_two
 from ..operators.packing import pack_codes, unpack_codes
 from ..operators.po2 import dequantize_codes, fit_exponent, po2_round, quantize_codes
 from ..operators.shift import shift_linear
@@ -41,10 +42,6 @@ class _LatentShift(LatentModule):
     """What the three parametrisations share: forward, packing, cost."""
 
     spec: ShiftSpec
-
-    def effective_weight(self) -> Tensor:
-        """ŵ `[N, K]`, differentiable with respect to the layer's parameters."""
-        raise NotImplementedError
 
     def codes(self) -> tuple[Tensor, Tensor]:
         """Codes `[N, K]` uint8 and scale exponents `[N, G]` int8 of the present weight."""
@@ -105,7 +102,7 @@ class ShiftLinear(_LatentShift, nn.Linear):
         """Keep the dense weight as it is."""
         self.fill(weight=weight)
 
-    def effective_weight(self) -> Tensor:
+    def rounded_weight(self) -> Tensor:
         """The rounded weight, with the gradient of the float one."""
         return straight_through(
             self.weight, po2_round(self.weight.detach(), self.spec.format, self.spec.group_size)
@@ -147,7 +144,7 @@ class ShiftPSLinear(_LatentShift, WeightView):
         shift, sign = ps_tensors_from(codes, self.spec.bits)
         self.fill(shift=shift.to(weight.dtype), sign=sign.to(weight.dtype), weight_exponent=exponent)
 
-    def effective_weight(self) -> Tensor:
+    def rounded_weight(self) -> Tensor:
         """`2^scale · 2^round(shift) · round(sign)`."""
         top = len(self.spec.format.magnitudes) - 2  # the exponent of the largest magnitude
         return _scaled(
@@ -199,7 +196,7 @@ class DenseShiftLinear(_LatentShift, WeightView):
         sign, shift = denseshift_tensors_from(levels.abs().log2(), levels.sign(), self.shift.shape[0])
         self.fill(sign=sign.to(weight.dtype), shift=shift.to(weight.dtype), weight_exponent=exponent)
 
-    def effective_weight(self) -> Tensor:
+    def rounded_weight(self) -> Tensor:
         """`2^scale · sgn(sign) · 2^S`, with the gradient of `sgn(sign) · √(S+1)`."""
         return _scaled(denseshift_weight(self.sign, self.shift), self.weight_exponent, self.spec)
 
@@ -291,7 +288,7 @@ def _codes_at(weight: Tensor, exponent: Tensor, spec: ShiftSpec) -> Tensor:
 
 def _scaled(weight: Tensor, exponent: Tensor, spec: ShiftSpec) -> Tensor:
     """Multiply by each group's power of two, which is exact."""
-    scale = torch.exp2(exponent.to(weight.dtype))
+    scale = power_of_two(exponent, weight.dtype)
     if spec.group_size is not None:
         scale = scale.repeat_interleave(spec.group_size, dim=1)[:, : weight.shape[1]]
     return weight * scale

@@ -14,13 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..operators.adder import adder_linear
+from ..operators.calling import without_autocast
 from ..operators.counts import OpCounts, shift_add_linear_counts
+from ..operators.exponent_bits import power_of_two
 from ..operators.packing import pack_codes, unpack_codes
 from ..operators.po2 import dequantize_codes, fit_exponent, po2_round, quantize_codes
 from ..operators.shift_add import shift_add_linear
 from ..operators.ste import po2_scale_ste, straight_through
 from ..specs import ShiftAddSpec
-from .adder import adder_gains, expected_distance, finish, finish_counts, grid_exponent, to_grid
+from .adder import adder_gains, expected_distance, finish, finish_counts, grid_exponent, to_grid, wide
 from .base import LatentModule, PackedModule, frozen, trained, twin
 
 
@@ -63,7 +65,7 @@ class ShiftAddLinear(LatentModule, nn.Linear):
         rotation = random_rotation(n, weight)
         rotated = rotation.t() @ weight.detach().float()
         # The adder half expects inputs of unit variance; a power of two brings them there.
-        enlarge = torch.exp2(-torch.log2(rotated.norm() / n**0.5).round())
+        enlarge = torch.exp2(-torch.log2((rotated.norm() / n**0.5).clamp_min(1e-8)).round())
         gain, scale = adder_gains(rotation / enlarge)
         templates = rotation / enlarge * gain
         mean = expected_distance(templates)
@@ -77,11 +79,13 @@ class ShiftAddLinear(LatentModule, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., K]` to `[..., N]`."""
         weight = straight_through(self.weight, po2_round(self.weight.detach(), self.spec.format, None))
-        exponent = grid_exponent(self.adder_weight)
-        hidden = to_grid(F.linear(x, weight.to(x.dtype)), exponent)
-        templates = to_grid(self.adder_weight, exponent)
-        distance = adder_linear(hidden, templates.to(hidden.dtype))
-        return finish(distance, po2_scale_ste(self.output_scale), self.output_offset, self.bias, center=True)
+        exponent, rows = grid_exponent(self.adder_weight), wide(x)
+        with without_autocast(x):
+            hidden = to_grid(F.linear(rows, weight.to(rows.dtype)), exponent)
+            templates = to_grid(self.adder_weight, exponent)
+            distance = adder_linear(hidden, templates.to(hidden.dtype))
+        scale = po2_scale_ste(self.output_scale)
+        return finish(x, distance, scale, self.output_offset, self.bias, center=True)
 
     def pack(self) -> PackedShiftAddLinear:
         """Store codes for the shift half and int8 templates for the adder half."""
@@ -89,7 +93,7 @@ class ShiftAddLinear(LatentModule, nn.Linear):
         shift_exponent = fit_exponent(weight, fmt, None)
         codes = quantize_codes(weight, shift_exponent, fmt, None)
         exponent = grid_exponent(self.adder_weight)
-        step = torch.exp2(exponent.to(weight.dtype))
+        step = power_of_two(exponent, weight.dtype)
         return twin(self, PackedShiftAddLinear).fill(
             weight_packed=pack_codes(codes, fmt.bits),
             weight_exponent=shift_exponent,
@@ -150,24 +154,24 @@ class PackedShiftAddLinear(PackedModule):
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., K]` to `[..., N]`."""
         fmt = self.spec.format
-        distance = shift_add_linear(
-            x,
-            self.weight_packed,
-            self.weight_exponent,
-            self.adder_weight,
-            self.adder_exponent,
-            fmt.bits,
-            fmt.terms,
-            fmt.zero,
-            0,
-        )
-        return finish(distance, self.output_scale, self.output_offset, self.bias, center=True)
+        with without_autocast(x):
+            distance = shift_add_linear(
+                wide(x),
+                self.weight_packed,
+                self.weight_exponent,
+                self.adder_weight,
+                self.adder_exponent,
+                fmt.bits,
+                fmt.terms,
+                fmt.zero,
+            )
+        return finish(x, distance, self.output_scale, self.output_offset, self.bias, center=True)
 
     def _floats(self) -> tuple[Tensor, Tensor]:
         dtype = self.output_scale.dtype
         codes = unpack_codes(self.weight_packed, self.spec.bits, self.in_features)
         weight = dequantize_codes(codes, self.weight_exponent, self.spec.format, None, dtype)
-        return weight, self.adder_weight.to(dtype) * torch.exp2(self.adder_exponent.to(dtype))
+        return weight, self.adder_weight.to(dtype) * power_of_two(self.adder_exponent, dtype)
 
     def unpack(self) -> ShiftAddLinear:
         """Float tensors at the codes' values."""

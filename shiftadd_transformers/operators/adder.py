@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .calling import check_input, require, row_count, without_autocast
+from .calling import as_rows, check_input, row_count, without_autocast
 from .counts import adder_linear_counts, quantize_grid_counts
 from .exponent_bits import power_of_two
 
-# Elements of one [rows, cols, K] tile. 4 MiB of float32 measured fastest on a CPU; an accelerator needs more work per
+# Elements of one [rows, cols, K] tile. 2 MiB of float32 measured fastest on a CPU; an accelerator needs more work per
 # launch, and 16 MiB still leaves room for the copies of low-precision operands below 64 MiB.
-_TILE_ELEMENTS = {"cpu": 1 << 20}
+_TILE_ELEMENTS = {"cpu": 1 << 19}
 _TILE_ELEMENTS_ACCELERATOR = 1 << 22
-_TILE_COLUMNS = 64
+_TILE_COLUMNS = 16
 _INT8_MAX = 127
 
 
@@ -92,16 +92,14 @@ def adder_linear_int8(x: Tensor, weight_packed: Tensor, exponent: Tensor) -> Ten
 
 def check_exponent_scalar(exponent: Tensor) -> None:
     """Raise unless ``exponent`` is an int8 scalar tensor."""
-    require(
-        exponent.dtype == torch.int8 and exponent.ndim == 0,
-        f"exponent must be an int8 scalar tensor, got {exponent.dtype} {tuple(exponent.shape)}",
-    )
+    if not (exponent.dtype == torch.int8 and exponent.ndim == 0):
+        raise ValueError(f"exponent must be an int8 scalar tensor, got {exponent.dtype} {tuple(exponent.shape)}")
 
 
 @torch.library.custom_op("shiftadd::adder_linear", mutates_args=())
 def _adder_linear(x: Tensor, weight: Tensor) -> Tensor:
     work = _accumulator(x, weight)
-    return _l1_distance(x.reshape(-1, x.shape[-1]), weight.to(work), x.dtype).neg_().view(_out_shape(x, weight))
+    return _l1_distance(as_rows(x), weight.to(work), x.dtype).neg_().view(_out_shape(x, weight))
 
 
 @torch.library.custom_op("shiftadd::adder_linear_int8", mutates_args=())
@@ -114,7 +112,7 @@ def adder_input_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """``sum_n grad[m, n] * clamp(weight[n, k] - x[m, k], -1, 1)``: the HardTanh surrogate, ``[..., K]``."""
     n, k = weight.shape
     work = _accumulator(x, weight)
-    rows, grads, weight = x.reshape(-1, k), grad.reshape(-1, n), weight.to(work)
+    rows, grads, weight = as_rows(x), as_rows(grad), weight.to(work)
     result = torch.empty(rows.shape, dtype=x.dtype, device=x.device)
     with without_autocast(x):
         for block, tiles in _tiles(rows.shape[0], n, k, x.device.type):
@@ -130,8 +128,8 @@ def adder_input_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 def adder_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """``sum_m grad[m, n] * (x[m, k] - weight[n, k])`` as one matrix product and a row scale, ``[N, K]``."""
     work = _accumulator(x, weight)
-    grads = grad.reshape(-1, weight.shape[0]).to(work)
-    rows = x.reshape(-1, weight.shape[1]).to(work)
+    grads = as_rows(grad).to(work)
+    rows = as_rows(x).to(work)
     with without_autocast(x):
         return (grads.t() @ rows - weight * grads.sum(0).unsqueeze(1)).to(weight.dtype)
 
@@ -139,7 +137,7 @@ def adder_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 def int8_forward(x: Tensor, weight: Tensor, exponent: Tensor) -> Tensor:
     """Body of :func:`adder_linear_int8`, shared with the shift-add cascade."""
     k = x.shape[-1]
-    grid = x.reshape(-1, k).to(torch.float32) * power_of_two(-exponent.to(torch.int32), torch.float32)
+    grid = as_rows(x).to(torch.float32) * power_of_two(-exponent.to(torch.int32), torch.float32)
     grid = grid.round_().clamp_(-_INT8_MAX, _INT8_MAX)
     # Sums of integers are exact in floats while they fit the mantissa.
     exact = torch.float32 if (_INT8_MAX + 128) * k <= 1 << 24 else torch.float64
@@ -154,8 +152,9 @@ def int8_weight(weight: Tensor, exponent: Tensor) -> Tensor:
 
 def _l1_distance(rows: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
     """``sum_k |rows[m, k] - weight[n, k]|`` in the dtype of ``weight``, stored as ``out_dtype``."""
-    result = torch.empty(rows.shape[0], weight.shape[0], dtype=out_dtype, device=rows.device)
-    for block, tiles in _tiles(rows.shape[0], *weight.shape, rows.device.type):
+    n, k = weight.shape
+    result = torch.empty(rows.shape[0], n, dtype=out_dtype, device=rows.device)
+    for block, tiles in _tiles(rows.shape[0], n, k, rows.device.type):
         here = rows[block].to(weight.dtype).unsqueeze(1)
         for columns in tiles:
             result[block, columns] = (here - weight[columns]).abs_().sum(-1).to(out_dtype)
@@ -188,11 +187,11 @@ def _autocast_output(x: Tensor, y: Tensor) -> Tensor:
 
 def _check(x: Tensor, weight: Tensor, right_dtype: bool, wanted: str) -> None:
     check_input(x)
-    require(
-        right_dtype and weight.ndim == 2 and weight.shape[1] == x.shape[-1],
-        f"the weight must be {wanted} [N, {x.shape[-1]}] for x of {x.shape[-1]} features, "
-        f"got {weight.dtype} {tuple(weight.shape)}",
-    )
+    if not (right_dtype and weight.ndim == 2 and weight.shape[1] == x.shape[-1]):
+        raise ValueError(
+            f"the weight must be {wanted} [N, {x.shape[-1]}] for x of {x.shape[-1]} features, "
+            f"got {weight.dtype} {tuple(weight.shape)}"
+        )
 
 
 @_adder_linear.register_fake

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .bcq_fit import bcq_codes, bcq_fit
-from .calling import autocast_like_linear, check_bias, check_input, require, row_count, without_autocast
+from .calling import as_rows, autocast_like_linear, check_bias, check_input, row_count, without_autocast
 from .counts import bcq_linear_counts
 from .packing import packed_width, unpack_planes
 from .po2 import from_po2_terms
@@ -91,7 +91,8 @@ def bcq_dequantize(signs: Tensor, alpha: Tensor, row_group: int, col_group: int)
     """
     planes, n, k = signs.shape
     expected = (planes, *_group_counts(n, k, row_group, col_group))
-    require(tuple(alpha.shape) == expected, f"alpha must have shape {expected}, got {tuple(alpha.shape)}")
+    if tuple(alpha.shape) != expected:
+        raise ValueError(f"alpha must have shape {expected}, got {tuple(alpha.shape)}")
     work = torch.float64 if alpha.dtype == torch.float64 else torch.float32
     total = torch.zeros(n, k, dtype=work, device=alpha.device)
     for plane, scale in zip(signs, alpha.to(work), strict=True):
@@ -118,13 +119,15 @@ def bcq_groups(grouping: str, group_size: int | None, n: int, k: int) -> tuple[i
     >>> bcq_groups("block", None, 100, 64)
     (13, 8)
     """
-    require(group_size is None or group_size > 0, f"group_size must be positive or None, got {group_size}")
+    if not (group_size is None or group_size > 0):
+        raise ValueError(f"group_size must be positive or None, got {group_size}")
     groups = {
         "row": (1, group_size or max(k, 1)),
         "column": (group_size or max(n, 1), 1),
         "block": (group_size or max(-(-n // 8), 1), 8),
     }
-    require(grouping in groups, f"grouping must be one of {', '.join(groups)}, got {grouping!r}")
+    if grouping not in groups:
+        raise ValueError(f"grouping must be one of {', '.join(groups)}, got {grouping!r}")
     return groups[grouping]
 
 
@@ -156,7 +159,7 @@ def _bcq_linear_fake(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, planes, codes, bias, row_group, col_group = inputs
     ctx.save_for_backward(planes, codes)
-    ctx.k, ctx.groups = x.shape[-1], (row_group, col_group)
+    ctx.k, ctx.row_group, ctx.col_group = x.shape[-1], row_group, col_group
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
@@ -164,9 +167,9 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     planes, codes = ctx.saved_tensors
     grad_x = grad_bias = None
     if ctx.needs_input_grad[0]:
-        grad_x = grad @ decode_planes(planes, codes, ctx.k, *ctx.groups, grad.dtype)
+        grad_x = grad @ decode_planes(planes, codes, ctx.k, ctx.row_group, ctx.col_group, grad.dtype)
     if ctx.needs_input_grad[3]:
-        grad_bias = grad.reshape(-1, planes.shape[1]).sum(0).to(ctx.bias_dtype)
+        grad_bias = as_rows(grad).sum(0).to(ctx.bias_dtype)
     return grad_x, None, None, grad_bias, None, None
 
 
@@ -192,21 +195,23 @@ def _spread(scale: Tensor, n: int, k: int, row_group: int, col_group: int) -> Te
 
 
 def _group_counts(n: int, k: int, row_group: int, col_group: int) -> tuple[int, int]:
-    require(row_group > 0 and col_group > 0, f"groups must be positive, got {row_group} rows, {col_group} columns")
+    if not (row_group > 0 and col_group > 0):
+        raise ValueError(f"groups must be positive, got {row_group} rows, {col_group} columns")
     return -(-n // row_group), -(-k // col_group)
 
 
 def _check_planes(k: int, planes: Tensor) -> None:
     width = packed_width(k, 1)
-    require(
-        planes.dtype == torch.uint8 and planes.ndim == 3 and planes.shape[2] == width,
-        f"planes_packed must be uint8 [P, N, {width}] for x of {k} features, got {planes.dtype} {tuple(planes.shape)}",
-    )
+    if not (planes.dtype == torch.uint8 and planes.ndim == 3 and planes.shape[2] == width):
+        raise ValueError(
+            f"planes_packed must be uint8 [P, N, {width}] for x of {k} features, "
+            f"got {planes.dtype} {tuple(planes.shape)}"
+        )
 
 
 def _check_scales(codes: Tensor, expected: tuple[int, int, int]) -> None:
-    require(
-        codes.dtype == torch.int8 and codes.ndim == 4 and tuple(codes.shape[:3]) == expected,
-        f"scale_codes must be int8 [{', '.join(map(str, expected))}, terms] for these planes and groups, "
-        f"got {codes.dtype} {tuple(codes.shape)}",
-    )
+    if not (codes.dtype == torch.int8 and codes.ndim == 4 and tuple(codes.shape[:3]) == expected):
+        raise ValueError(
+            f"scale_codes must be int8 [{', '.join(map(str, expected))}, terms] for these planes and groups, "
+            f"got {codes.dtype} {tuple(codes.shape)}"
+        )

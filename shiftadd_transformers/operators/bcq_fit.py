@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .calling import require
 from .exponent_bits import work_dtype
 from .po2 import from_po2_terms, signed_po2_terms
 from .po2_format import check_finite, check_weight
@@ -58,8 +57,10 @@ def bcq_fit(
     """
     check_weight(weight)
     check_finite(weight)
-    require(1 <= planes <= MAX_PLANES, f"planes must lie in 1..{MAX_PLANES}, got {planes}")
-    require(rounds >= 0, f"rounds must not be negative, got {rounds}")
+    if not (1 <= planes <= MAX_PLANES):
+        raise ValueError(f"planes must lie in 1..{MAX_PLANES}, got {planes}")
+    if rounds < 0:
+        raise ValueError(f"rounds must not be negative, got {rounds}")
     dtype = work_dtype(weight.dtype)
     values = _to_groups(weight.detach().to(torch.float64), row_group, col_group)
     mask = _to_groups(torch.ones_like(weight, dtype=torch.float64), row_group, col_group)
@@ -91,7 +92,8 @@ def bcq_codes(weight: Tensor, alpha: Tensor, row_group: int, col_group: int) -> 
     check_weight(weight)
     planes, (n, k) = alpha.shape[0], weight.shape
     expected = (planes, -(-n // row_group), -(-k // col_group))
-    require(tuple(alpha.shape) == expected, f"alpha must have shape {expected}, got {tuple(alpha.shape)}")
+    if tuple(alpha.shape) != expected:
+        raise ValueError(f"alpha must have shape {expected}, got {tuple(alpha.shape)}")
     work = torch.promote_types(work_dtype(weight.dtype), work_dtype(alpha.dtype))
     values = _to_groups(weight.detach().to(work), row_group, col_group)
     signs = _nearest_signs(values, alpha.detach().to(work).reshape(planes, -1).t())
@@ -159,7 +161,8 @@ def _nearest_signs(values: Tensor, alpha: Tensor) -> Tensor:
 
 def _to_groups(weight: Tensor, row_group: int, col_group: int) -> Tensor:
     """``[N, K]`` to ``[NG*KG, row_group*col_group]``, padded with zeros."""
-    require(row_group > 0 and col_group > 0, f"groups must be positive, got {row_group} rows, {col_group} columns")
+    if not (row_group > 0 and col_group > 0):
+        raise ValueError(f"groups must be positive, got {row_group} rows, {col_group} columns")
     n, k = weight.shape
     padded = F.pad(weight, (0, -k % col_group, 0, -n % row_group))
     blocks = padded.view(padded.shape[0] // row_group, row_group, padded.shape[1] // col_group, col_group)
@@ -168,8 +171,9 @@ def _to_groups(weight: Tensor, row_group: int, col_group: int) -> Tensor:
 
 def _from_groups(groups: Tensor, n: int, k: int, row_group: int, col_group: int) -> Tensor:
     """Inverse of :func:`_to_groups`, without the padding."""
-    blocks = groups.view(-(-n // row_group), -(-k // col_group), row_group, col_group)
-    return blocks.transpose(1, 2).reshape(blocks.shape[0] * row_group, -1)[:n, :k]
+    rows, columns = -(-n // row_group), -(-k // col_group)
+    blocks = groups.view(rows, columns, row_group, col_group).transpose(1, 2)
+    return blocks.reshape(rows * row_group, columns * col_group)[:n, :k]
 
 
 def _chunks(values: Tensor, mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,24 +9,16 @@ import torch
 from torch import Tensor
 
 
-def require(condition: bool, message: str) -> None:
-    """Raise ValueError with ``message`` unless the condition holds."""
-    if not condition:
-        raise ValueError(message)
-
-
 def check_input(x: Tensor) -> None:
     """Raise unless ``x`` is a floating tensor with a feature axis."""
-    require(
-        x.is_floating_point() and x.ndim > 0,
-        f"x must be a floating tensor [..., K], got {x.dtype} of shape {tuple(x.shape)}",
-    )
+    if not (x.is_floating_point() and x.ndim > 0):
+        raise ValueError(f"x must be a floating tensor [..., K], got {x.dtype} of shape {tuple(x.shape)}")
 
 
 def check_bias(bias: Tensor | None, n: int) -> None:
     """Raise unless ``bias`` is absent or has one value per output."""
-    if bias is not None:
-        require(tuple(bias.shape) == (n,), f"bias must have shape ({n},), got {tuple(bias.shape)}")
+    if bias is not None and tuple(bias.shape) != (n,):
+        raise ValueError(f"bias must have shape ({n},), got {tuple(bias.shape)}")
 
 
 def autocast_like_linear(x: Tensor) -> Tensor:
@@ -45,3 +37,8 @@ def without_autocast(x: Tensor) -> torch.autocast:
 def row_count(shape: Sequence[int]) -> int:
     """Number of rows ``M`` of an input shape ``[..., K]``."""
     return prod(shape[:-1])
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """``[..., K]`` as a matrix ``[M, K]``; unlike ``reshape(-1, K)`` also for an empty feature axis."""
+    return x.reshape(row_count(x.shape), x.shape[-1])

@@ -195,13 +195,3 @@ def quantize_grid_counts(m: int, k: int) -> OpCounts:
         OpCounts(multiply=0, add=16, shift=16, lookup=0)
     """
     return OpCounts(add=m * k, shift=m * k)
-
-
-def center_rows_counts(m: int, n: int) -> OpCounts:
-    """Subtract from each row of ``N`` outputs their mean: ``2*N - 1`` adds and one multiplication per row.
-
-    Example:
-        >>> center_rows_counts(2, 8)
-        OpCounts(multiply=2, add=30, shift=0, lookup=0)
-    """
-    return OpCounts(multiply=m if n else 0, add=m * max(2 * n - 1, 0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -28,8 +28,7 @@ def _one_term(bits: int, zero: bool) -> tuple[int, ...]:
 
 
 def _borders(magnitudes: tuple[int, ...], terms: int) -> tuple[float, ...]:
-    pairs = zip(magnitudes, magnitudes[1:], strict=False)
-    return tuple(math.sqrt(2) * a if terms == 1 and a > 0 else (a + b) / 2 for a, b in pairs)
+    return tuple(math.sqrt(2) * a if terms == 1 and a > 0 else (a + b) / 2 for a, b in pairwise(magnitudes))
 
 
 # Tables instead of cached properties: torch.compile traces a look-up, but not the lock of a cached property.

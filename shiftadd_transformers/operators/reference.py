@@ -119,7 +119,7 @@ def exact_power(exponent: Tensor) -> Tensor:
 def _integer_linear(
     x: Tensor, weight: Tensor, exponent: Tensor, group: Tensor, bias: Tensor | None
 ) -> Tensor:
-    rows = x.detach().reshape(-1, x.shape[-1]).float()
+    rows = _rows(x.detach().float()).float()
     scale = torch.stack([_row_scale(row) for row in rows]) if len(rows) else rows.new_zeros(0)
     codes = torch.nan_to_num((rows / scale.unsqueeze(1)).round().clamp(-127, 127)).long()
     products = codes.unsqueeze(1) * weight
@@ -141,4 +141,4 @@ def _row_scale(row: Tensor) -> Tensor:
 
 
 def _rows(x: Tensor) -> Tensor:
-    return x.double().reshape(-1, x.shape[-1])
+    return x.double().reshape(math.prod(x.shape[:-1]), x.shape[-1])

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .activation import quantize_rows_int8
-from .calling import autocast_like_linear, check_bias, check_input, require, row_count, without_autocast
+from .calling import as_rows, autocast_like_linear, check_bias, check_input, row_count, without_autocast
 from .counts import quantize_rows_counts, shift_linear_counts
 from .exponent_bits import power_of_two
 from .packing import packed_width, unpack_codes
@@ -84,7 +84,8 @@ def shift_linear(
     check_input(x)
     check_shift_weight(x.shape[-1], weight_packed, weight_exponent, Po2Format(bits, terms, zero), group_size)
     check_bias(bias, weight_packed.shape[0])
-    require(activation_bits in (0, 8), f"activation_bits must be 0 (float) or 8, got {activation_bits}")
+    if activation_bits not in (0, 8):
+        raise ValueError(f"activation_bits must be 0 (float) or 8, got {activation_bits}")
     x = autocast_like_linear(x)
     return _shift_linear(
         x, weight_packed, weight_exponent, bias, bits, terms, zero, group_size, activation_bits
@@ -94,18 +95,19 @@ def shift_linear(
 def check_shift_weight(k: int, packed: Tensor, exponent: Tensor, fmt: Po2Format, group_size: int) -> None:
     """Raise unless codes and exponents describe an ``[N, k]`` weight."""
     width = packed_width(k, fmt.bits)
-    require(
-        packed.dtype == torch.uint8 and packed.ndim == 2 and packed.shape[1] == width,
-        f"weight_packed must be uint8 [N, {width}] for x of {k} features and bits={fmt.bits}, "
-        f"got {packed.dtype} {tuple(packed.shape)}: check the last axis of x and the bits",
-    )
-    require(group_size >= 0, f"group_size must be 0 (one exponent per row) or positive, got {group_size}")
+    if not (packed.dtype == torch.uint8 and packed.ndim == 2 and packed.shape[1] == width):
+        raise ValueError(
+            f"weight_packed must be uint8 [N, {width}] for x of {k} features and bits={fmt.bits}, "
+            f"got {packed.dtype} {tuple(packed.shape)}: check the last axis of x and the bits"
+        )
+    if group_size < 0:
+        raise ValueError(f"group_size must be 0 (one exponent per row) or positive, got {group_size}")
     expected = (packed.shape[0], group_count(k, group_size or None))
-    require(
-        exponent.dtype == torch.int8 and tuple(exponent.shape) == expected,
-        f"weight_exponent must be int8 {expected} for group_size={group_size}, "
-        f"got {exponent.dtype} {tuple(exponent.shape)}",
-    )
+    if not (exponent.dtype == torch.int8 and tuple(exponent.shape) == expected):
+        raise ValueError(
+            f"weight_exponent must be int8 {expected} for group_size={group_size}, "
+            f"got {exponent.dtype} {tuple(exponent.shape)}"
+        )
 
 
 def decode_weight(
@@ -140,7 +142,7 @@ def _integer_forward(
     x: Tensor, packed: Tensor, exponent: Tensor, bias: Tensor | None, fmt: Po2Format, group_size: int
 ) -> Tensor:
     k = x.shape[-1]
-    codes, scale = quantize_rows_int8(x.reshape(-1, k))
+    codes, scale = quantize_rows_int8(as_rows(x))
     weight, size = unpack_codes(packed, fmt.bits, k), group_size or max(k, 1)
     total = torch.zeros(codes.shape[0], packed.shape[0], dtype=torch.float32, device=x.device)
     for group, start in enumerate(range(0, k, size)):
@@ -192,7 +194,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         fmt = Po2Format(*ctx.format)
         grad_x = grad @ decode_weight(packed, exponent, ctx.k, fmt, ctx.group_size, grad.dtype)
     if ctx.needs_input_grad[3]:
-        grad_bias = grad.reshape(-1, packed.shape[0]).sum(0).to(ctx.bias_dtype)
+        grad_bias = as_rows(grad).sum(0).to(ctx.bias_dtype)
     return grad_x, None, None, grad_bias, None, None, None, None, None
 
 

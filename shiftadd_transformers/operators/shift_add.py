@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from .adder import adder_input_gradient, check_exponent_scalar, int8_forward, int8_weight
-from .calling import autocast_like_linear, check_input, require, row_count, without_autocast
+from .calling import autocast_like_linear, check_input, row_count, without_autocast
 from .counts import quantize_grid_counts, shift_add_linear_counts
 from .po2_format import Po2Format
 from .shift import check_shift_weight, decode_weight
@@ -63,10 +63,10 @@ def shift_add_linear(
     check_input(x)
     check_shift_weight(x.shape[-1], weight_packed, weight_exponent, Po2Format(bits, terms, zero), group_size)
     n = weight_packed.shape[0]
-    require(
-        adder_weight.dtype == torch.int8 and tuple(adder_weight.shape) == (n, n),
-        f"adder_weight must be int8 ({n}, {n}), got {adder_weight.dtype} {tuple(adder_weight.shape)}",
-    )
+    if not (adder_weight.dtype == torch.int8 and tuple(adder_weight.shape) == (n, n)):
+        raise ValueError(
+            f"adder_weight must be int8 ({n}, {n}), got {adder_weight.dtype} {tuple(adder_weight.shape)}"
+        )
     check_exponent_scalar(adder_exponent)
     return _shift_add_linear(
         autocast_like_linear(x), weight_packed, weight_exponent, adder_weight, adder_exponent, bits, terms, zero,

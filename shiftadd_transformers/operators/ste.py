@@ -11,7 +11,6 @@ import math
 import torch
 from torch import Tensor
 
-from .calling import require
 from .exponent_bits import nearest_power, power_of_two, work_dtype
 
 
@@ -144,10 +143,8 @@ def denseshift_weight(sign: Tensor, shift: Tensor) -> Tensor:
     References: DenseShift (Li et al., ICCV 2023); recursion and surrogate as in the released 3-bit layer.
     Differs: any number of shift tensors.
     """
-    require(
-        shift.shape[1:] == sign.shape,
-        f"shift must have shape (S_max, *{tuple(sign.shape)}), got {tuple(shift.shape)}",
-    )
+    if shift.shape[1:] != sign.shape:
+        raise ValueError(f"shift must have shape (S_max, *{tuple(sign.shape)}), got {tuple(shift.shape)}")
     count = torch.zeros_like(sign)
     for tensor in shift:
         count = (count + 1) * indicator_ste(tensor)
@@ -183,7 +180,8 @@ def denseshift_tensors_from(
     References: DenseShift (Li et al., ICCV 2023), low-variance initialisation.
     """
     inside = (exponent >= 0) & (exponent <= count)
-    require(bool(inside.all()), f"exponents must lie in 0..{count}: fit them to the same format first")
+    if not bool(inside.all()):
+        raise ValueError(f"exponents must lie in 0..{count}: fit them to the same format first")
     shift = torch.randn(count, *exponent.shape, device=exponent.device) * std
     # Tensors are numbered from the last: the last S are on, the one before them is off.
     from_last = torch.arange(count, 0, -1, device=exponent.device).view(-1, *(1,) * exponent.ndim)
@@ -199,5 +197,6 @@ def _nonzero(x: Tensor) -> Tensor:
 
 
 def _lowest_shift(bits: int) -> int:
-    require(2 <= bits <= 5, f"bits must lie in 2..5, got {bits}")
+    if not (2 <= bits <= 5):
+        raise ValueError(f"bits must lie in 2..5, got {bits}")
     return -((1 << (bits - 1)) - 2)

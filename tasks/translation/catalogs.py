@@ -1,7 +1,8 @@
-"""Which translated messages does this machine already hold?  Reads the binary gettext catalogs (*.mo) of all programs.
+"""Which translated messages does this machine already hold?  Reads all binary gettext catalogs (*.mo).
 
-A .mo file is two tables of (length, offset) into one blob, original texts and translations.  The parser is our own
-because the standard library's stops at the first undecodable message and cannot tell contexts from plurals apart.
+A .mo file is two tables of (length, offset) into one blob, original texts and translations.  The parser is
+our own because the standard library's stops at the first undecodable message and cannot tell contexts from
+plurals apart.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class Message(NamedTuple):
     kind: str  # "plain" | "header" | "with context" | "plural" | "undecodable"
 
 
-def harvest(language: str, source_language: str = "en", folders: Iterable[str] = ()) -> tuple[list[Pair], Report]:
+def harvest(
+    language: str, source_language: str = "en", folders: Iterable[str] = ()
+) -> tuple[list[Pair], Report]:
     """Every plain message of all catalogs as a raw pair (cleaning comes later).
 
     Two languages other than English meet through the English message of the same catalog.
@@ -45,7 +48,8 @@ def harvest(language: str, source_language: str = "en", folders: Iterable[str] =
         Pairs in a stable order, and a report with what was left out.
 
     Raises:
-        TaskError: no catalog in that language; the languages that exist are listed with their number of catalogs.
+        TaskError: no catalog in that language; the languages that exist are listed with their number of
+            catalogs.
     """
     roots = list(folders) or locale_folders()
     report = Report(origin=f"message catalogs {source_language}-{language}")
@@ -70,7 +74,7 @@ def languages(folders: Iterable[str] = ()) -> Counter[str]:
 
 
 def locale_folders() -> list[str]:
-    """Folders of this machine that may hold `<language>/LC_MESSAGES/*.mo`: system, this Python, its packages, Vim."""
+    """Folders of this machine with `<language>/LC_MESSAGES/*.mo`: system, Python, its packages, Vim."""
     shares = [*os.environ.get("XDG_DATA_DIRS", "").split(":"), "/usr/share", "/usr/local/share"]
     shares += [os.path.join(prefix, "share") for prefix in (sys.prefix, sys.base_prefix)]
     found = [os.path.join(share, name) for share in shares if share for name in ("locale", "locale-langpack")]
@@ -98,7 +102,8 @@ def parse_mo(data: bytes) -> Iterator[Message]:
         raise TaskError("not a gettext catalog")
     count, originals, translations = struct.unpack_from(order + "3I", data, 8)
     raw = [
-        (_entry(data, order, originals + 8 * i), _entry(data, order, translations + 8 * i)) for i in range(count)
+        (_entry(data, order, originals + 8 * i), _entry(data, order, translations + 8 * i))
+        for i in range(count)
     ]
     charset = _charset(dict(raw).get(b"", b""))
     for original, translation in raw:
@@ -167,7 +172,7 @@ def _catalogs(language: str, roots: list[str]) -> list[Path]:
 
 
 def _variants(language: str, roots: list[str]) -> list[str]:
-    """`de` -> de, de_AT, de_CH...; where plain `zh` is missing, only its largest variant, so scripts do not mix."""
+    """`de` -> de, de_AT, de_CH; without plain `zh` only its largest variant, so scripts do not mix."""
     known = languages(roots)
     regional = sorted(name for name in known if name.startswith(language + "_") and "@" not in name)
     if language in known:

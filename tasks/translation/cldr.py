@@ -1,7 +1,7 @@
-"""Where does parallel text come from on a machine without catalogs?  From CLDR, the locale data that Babel carries.
+"""Where does parallel text come from without catalogs?  From CLDR, the locale data that Babel carries.
 
-Names of languages, countries, scripts, currencies and units, and phrases composed from them: dates, times, amounts,
-lists.  The composed phrases are drawn with a fixed seed, so the corpus is the same everywhere.
+Names of languages, countries, scripts, currencies and units, and phrases composed from them: dates, times,
+amounts, lists.  The composed phrases are drawn with a fixed seed, so the corpus is the same everywhere.
 """
 
 from __future__ import annotations
@@ -14,22 +14,37 @@ from typing import Any
 from tasks.errors import TaskError, nearest
 from tasks.translation.pairs import Pair, Report
 
-_UNITS = (
-    "length-kilometer length-meter length-centimeter length-mile length-foot length-inch mass-kilogram mass-gram "
-    "mass-pound volume-liter volume-gallon duration-year duration-month duration-week duration-day duration-hour "
-    "duration-minute duration-second speed-kilometer-per-hour speed-meter-per-second temperature-celsius "
-    "temperature-fahrenheit energy-kilowatt-hour energy-calorie power-watt area-hectare area-square-meter "
-    "digital-megabyte digital-gigabyte digital-bit angle-degree pressure-hectopascal frequency-hertz"
-).split()
+# Babel's names are <kind>-<unit>.
+_UNITS_BY_KIND = {
+    "length": ("kilometer", "meter", "centimeter", "mile", "foot", "inch"),
+    "mass": ("kilogram", "gram", "pound"),
+    "volume": ("liter", "gallon"),
+    "duration": ("year", "month", "week", "day", "hour", "minute", "second"),
+    "speed": ("kilometer-per-hour", "meter-per-second"),
+    "temperature": ("celsius", "fahrenheit"),
+    "energy": ("kilowatt-hour", "calorie"),
+    "power": ("watt",),
+    "area": ("hectare", "square-meter"),
+    "digital": ("megabyte", "gigabyte", "bit"),
+    "angle": ("degree",),
+    "pressure": ("hectopascal",),
+    "frequency": ("hertz",),
+}
+_UNITS = [f"{kind}-{unit}" for kind, units in _UNITS_BY_KIND.items() for unit in units]
 
 
-def compose(language: str, source_language: str = "en", count: int = 24_000, seed: int = 0) -> tuple[list[Pair], Report]:
+COMPOSED = 24_000  # phrases, besides the plain names
+
+
+def compose(
+    language: str, source_language: str = "en", count: int | None = None, seed: int = 0
+) -> tuple[list[Pair], Report]:
     """Names and composed phrases in both languages.
 
     Args:
         language: target, a code that Babel knows (`de`, `pt_BR`).
         source_language: the same for the source.
-        count: composed phrases, besides the plain names.
+        count: composed phrases; None means `COMPOSED`.
         seed: of the draw.
 
     Returns:
@@ -45,8 +60,16 @@ def compose(language: str, source_language: str = "en", count: int = 24_000, see
         table: sorted(set(getattr(locales[0], table)) & set(getattr(locales[1], table)))
         for table in ("territories", "languages", "currencies")
     }
-    makers: list[Callable[[Any, dict[str, Any]], str]] = [_date, _moment, _delta, _amount, _price, _list, _tongues]
-    for _ in range(count):
+    makers: list[Callable[[Any, dict[str, Any]], str]] = [
+        _date,
+        _moment,
+        _delta,
+        _amount,
+        _price,
+        _list,
+        _tongues,
+    ]
+    for _ in range(COMPOSED if count is None else count):
         make, choice = draw.choice(makers), _choice(draw, shared)
         pairs.append(Pair(make(locales[0], choice), make(locales[1], choice)))
     return pairs, Report(origin=f"CLDR phrases {source_language}-{language}", read=len(pairs))
@@ -82,8 +105,12 @@ def _choice(draw: random.Random, shared: dict[str, list[str]]) -> dict[str, Any]
         "moment": moment,
         "format": draw.choice(["full", "long", "medium"]),
         "skeleton": draw.choice(["yMMMMd", "MMMMEEEEd", "yMMMM", "yMMMEd", "Hm", "MMMMd"]),
-        "delta": datetime.timedelta(seconds=draw.choice([-1, 1]) * draw.randrange(1, 60) * draw.choice(_SECONDS)),
-        "number": draw.choice([1, 2, 3, 5, draw.randrange(100), draw.randrange(10_000), round(draw.uniform(0, 99), 1)]),
+        "delta": datetime.timedelta(
+            seconds=draw.choice([-1, 1]) * draw.randrange(1, 60) * draw.choice(_SECONDS)
+        ),
+        "number": draw.choice(
+            [1, 2, 3, 5, draw.randrange(100), draw.randrange(10_000), round(draw.uniform(0, 99), 1)]
+        ),
         "unit": draw.choice(_UNITS),
         "currency": draw.choice(shared["currencies"]),
         "territories": draw.sample(shared["territories"], draw.randrange(2, 5)),
@@ -128,12 +155,16 @@ def _price(locale: Any, choice: dict[str, Any]) -> str:
 def _list(locale: Any, choice: dict[str, Any]) -> str:
     from babel.lists import format_list
 
-    return format_list([locale.territories[key] for key in choice["territories"]], choice["style"], locale=locale)
+    return format_list(
+        [locale.territories[key] for key in choice["territories"]], choice["style"], locale=locale
+    )
 
 
 def _tongues(locale: Any, choice: dict[str, Any]) -> str:
     """Languages of a country and a time: a longer phrase, built in one order for every language."""
     from babel.lists import format_list
 
-    spoken = format_list([locale.languages[key] for key in choice["languages"]], choice["style"], locale=locale)
+    spoken = format_list(
+        [locale.languages[key] for key in choice["languages"]], choice["style"], locale=locale
+    )
     return f"{locale.territories[choice['territories'][0]]}: {spoken} ({_delta(locale, choice)})"

@@ -1,4 +1,4 @@
-"""Which raw pairs are translations worth learning from?  Normalises text, splits multi-line messages, drops the rest."""
+"""Which raw pairs are worth learning from?  Normalises, splits multi-line messages, drops the rest."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from functools import lru_cache
 
 from tasks.translation.pairs import Pair, Report
 
-PRINTF = re.compile(r"%(?:\d+\$)?[-+ #0']*(?:\*|\d+)?(?:\.(?:\*|\d+))?(?:hh|h|ll|l|L|q|j|z|Z|t)?[diouxXeEfFgGaAcsSpnm]")
+PRINTF = re.compile(
+    r"%(?:\d+\$)?[-+ #0']*(?:\*|\d+)?(?:\.(?:\*|\d+))?(?:hh|h|ll|l|L|q|j|z|Z|t)?[diouxXeEfFgGaAcsSpnm]"
+)
 NAMED = re.compile(r"%\(\w+\)[#0-9.+-]*[a-zA-Z]|\$?\{[\w.!:]*\}|%\{\w+\}|<[\w/][^<>]{0,60}>|&\w+;")
 _WORD = re.compile(r"[^\W\d_]+")
 _SPACE = re.compile(r"[\s\u200b\ufeff]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200c-\u200f\u202a-\u202e\u2060-\u206f\ufff0-\uffff]")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200c-\u200f\u202a-\u202e\u2060-\u206f\ufff0-\uffff]"
+)
 _MNEMONIC_TAIL = re.compile(r"\s*\([_&][A-Za-z0-9]\)")  # Japanese style: "開く(_O)"
 _SCRIPTS = {
     "CYRILLIC": "be bg kk ky mk mn ru sr tg tt uk",
@@ -58,7 +62,8 @@ def clean_pairs(
     Args:
         pairs: raw pairs.
         report: counts what is dropped, by reason; changed in place.
-        strict: also drop what only program messages suffer from (untranslated, markup, other script, unbalanced).
+        strict: also drop what only program messages suffer from (untranslated, markup, other script,
+            unbalanced).
         languages: codes of source and target, for the script test.
         max_chars: longest source or target after normalisation.
         max_ratio: largest ratio of the two lengths, with an allowance for short texts.
@@ -88,12 +93,12 @@ def normalise(text: str) -> str:
 
 
 def split_lines(pair: Pair) -> Iterator[Pair]:
-    """Cut a multi-line message into line pairs where the lines correspond; otherwise join it into one line.
+    r"""Cut a multi-line message into line pairs where the lines correspond; otherwise join it into one line.
 
     Lines correspond when both sides have equally many and none is the middle of a wrapped sentence.
 
     Example:
-        >>> list(split_lines(Pair("Yes\\nNo", "Ja\\nNein")))
+        >>> list(split_lines(Pair("Yes\nNo", "Ja\nNein")))
         [Pair(source='Yes', target='Ja'), Pair(source='No', target='Nein')]
     """
     sources, targets = _lines(pair.source), _lines(pair.target)
@@ -109,8 +114,8 @@ def strip_mnemonic(text: str) -> str:
     Only a single mark directly before a letter in a short label counts; identifiers and entities stay.
 
     Example:
-        >>> strip_mnemonic("Save _As"), strip_mnemonic("the max_length option"), strip_mnemonic("R&D &amp; Co")
-        ('Save As', 'the max_length option', 'R&D &amp; Co')
+        >>> [strip_mnemonic(text) for text in ("Save _As", "the max_length option", "R&D &amp; Co")]
+        ['Save As', 'the max_length option', 'R&D &amp; Co']
     """
     if "_" not in text and "&" not in text:
         return text
@@ -120,7 +125,9 @@ def strip_mnemonic(text: str) -> str:
         if text.count(mark) != 1 or match is None or len(text.split()) > 5 or re.search(r"&#?\w+;", text):
             continue
         inside = match.start() > 0 and text[match.start() - 1].isalnum()
-        if not inside or (mark == "_" and text[0].isupper() and text[: match.start()].isalpha() and len(text) < 20):
+        if not inside or (
+            mark == "_" and text[0].isupper() and text[: match.start()].isalpha() and len(text) < 20
+        ):
             return text[: match.start()] + text[match.start() + 1 :]
     return text
 
@@ -182,7 +189,7 @@ def _same(source: list[str], target: list[str]) -> bool:
 
 
 def _right_script(words: list[str], language: str) -> bool:
-    """Whether the letters fit the language: the expected script must occur, and foreign ones stay a minority."""
+    """Whether the letters fit the language: its script must occur, foreign ones stay a minority."""
     expected = _expected_scripts(language)
     text = "".join(words)
     if text.isascii():
@@ -212,5 +219,5 @@ def _lines(text: str) -> list[str]:
 
 
 def _continues(line: str) -> bool:
-    """A line that starts with a lower-case letter at the margin goes on with the sentence of the line before."""
+    """A line that starts with a lower-case letter at the margin goes on with the line before."""
     return line[0].islower()

@@ -22,7 +22,8 @@ class DataConfig:
         validation, test: files of their own, in the format of `source`; otherwise cut from the training text.
         validation_fraction, test_fraction, validation_limit, test_limit: size of what is cut.
         split: `template` keeps messages that differ in numbers, names or placeholders only on one side.
-        clean: `strict` also drops untranslated, markup-only and unbalanced pairs; `auto` is strict for catalogs.
+        clean: `strict` also drops untranslated, markup-only and unbalanced pairs; `auto` is strict for
+            catalogs.
         max_pairs: take at most so many training pairs.
         max_chars: longest source or target.
         max_ratio: largest ratio of the two lengths.
@@ -62,7 +63,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """`[tokenizer]`: one SentencePiece unigram vocabulary for both languages; shrinks where the text is too small."""
+    """`[tokenizer]`: one SentencePiece vocabulary for both languages; shrinks where text is scarce."""
 
     vocab_size: int = 6000
     character_coverage: float = 1.0
@@ -70,7 +71,11 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """`[model]`: a Marian transformer of this size, or `pretrained`, any seq2seq folder or hub name with its tokenizer."""
+    """`[model]`: a Marian transformer of this size, or `pretrained`: a seq2seq folder or hub name.
+
+    `init_std` is the deviation of all initial weights. Marian normalises after each residual sum, and such a network
+    leaves its first plateau sooner the smaller its branches start.
+    """
 
     pretrained: str | None = None
     d_model: int = 192
@@ -82,10 +87,13 @@ class ModelConfig:
     attention_dropout: float = 0.0
     activation: str = "relu"
     max_positions: int = 256
+    init_std: float = 0.02
 
     def __post_init__(self) -> None:
         if self.d_model % self.heads:
-            raise TaskError(f"model.d_model ({self.d_model}) must be a multiple of model.heads ({self.heads})")
+            raise TaskError(
+                f"model.d_model ({self.d_model}) must be a multiple of model.heads ({self.heads})"
+            )
 
 
 @dataclass(frozen=True)
@@ -94,14 +102,15 @@ class TrainConfig:
 
     Args:
         learning_rate, schedule, warmup_steps: peak, and the curve down from it (`constant` stays).
-        epochs, max_steps, max_minutes: the end; `max_steps` wins over `epochs`, `max_minutes` over both.  With
-            `max_minutes` the number of steps is estimated from the measured speed, so the schedule still reaches its
-            end.
+        epochs, max_steps: the end; `max_steps` wins over `epochs`.
+        max_minutes: ends training by the clock instead (`max_steps` is then a cap, `epochs` unused). The number
+            of steps is estimated from the measured speed, so that the schedule still reaches its end.
         batch_tokens: padded source and target tokens in one batch.
         max_length: longest source or target in tokens; longer pairs are left out of training.
         eval_steps: validate and save a checkpoint so often.
         keep_checkpoints: how many to keep on disk.
-        average_checkpoints: average the weights of the last so many; kept if better on validation than the best.
+        average_checkpoints: average the weights of the last so many; kept if better on validation than the
+            best.
         threads: CPU threads; none leaves PyTorch's choice.
     """
 
@@ -126,7 +135,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0 or self.batch_tokens < 1 or self.eval_steps < 1 or self.max_length < 2:
-            raise TaskError("train: learning_rate, batch_tokens and eval_steps must be positive, max_length above 1")
+            raise TaskError(
+                "train: learning_rate, batch_tokens and eval_steps must be positive, max_length above 1"
+            )
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise TaskError("train.max_minutes must be positive")
 
@@ -143,7 +154,7 @@ class DecodeConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """`plan.distill`: a dense teacher for the fine-tuning; `teacher` may be left out, then it is the starting model."""
+    """`plan.distill`: a dense teacher for the fine-tuning; without `teacher` it is the starting model."""
 
     teacher: str | None = None
     alpha: float = 0.5

@@ -101,13 +101,18 @@ def score(
 
 
 def bleu_tokenizer(target_language: str) -> str:
-    """13a, but a character tokenisation for scripts without spaces (ja-mecab and ko-mecab need extra packages)."""
+    """13a, but characters for scripts without spaces (ja-mecab and ko-mecab need extra packages)."""
     code = target_language.replace("-", "_").split("_")[0]
     return {"zh": "zh", "ja": "char", "ko": "char", "th": "char", "lo": "char", "km": "char"}.get(code, "13a")
 
 
 def evaluate_run(
-    path: str | Path, *, split: str = "test", beams: int | None = None, model: str = "model", progress: bool = True
+    path: str | Path,
+    *,
+    split: str = "test",
+    beams: int | None = None,
+    model: str = "model",
+    progress: bool = True,
 ) -> Scores:
     """Score a model of a run folder and write the result and the translations beside it.
 
@@ -130,7 +135,9 @@ def evaluate_run(
     pairs = load_split(run / "data", split)
     network, tokenizer = load_model(run / name)
     language = json.loads((run / "data" / "report.json").read_text(encoding="utf-8"))["target_language"]
-    scores, hypotheses = evaluate(network, tokenizer, pairs, decode, target_language=language, progress=progress)
+    scores, hypotheses = evaluate(
+        network, tokenizer, pairs, decode, target_language=language, progress=progress
+    )
     save_scores(run / "results" / f"{name}-{split}-beam{decode.beams}", scores, pairs, hypotheses)
     return scores
 
@@ -152,5 +159,7 @@ def locate_run(path: str | Path, model: str = "model") -> tuple[Path, str]:
             if (run / name / "config.json").is_file():
                 return run, name
             trained = sorted(found.parent.name for found in run.glob("*/config.json"))
-            raise TaskError(f"{run} has no model {name!r}; it has: {', '.join(trained) or 'none yet (train first)'}")
+            raise TaskError(
+                f"{run} has no model {name!r}; it has: {', '.join(trained) or 'none yet (train first)'}"
+            )
     raise TaskError(f"{path} is not a run folder (no config.toml and data/ in it or beside it)")

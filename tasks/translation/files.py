@@ -12,7 +12,13 @@ from tasks.errors import TaskError, nearest
 from tasks.translation.config import DataConfig
 from tasks.translation.pairs import Pair
 
-_NAMES = (("source", "target"), ("src", "tgt"), ("src", "trg"), ("input", "output"), ("sentence1", "sentence2"))
+_NAMES = (
+    ("source", "target"),
+    ("src", "tgt"),
+    ("src", "trg"),
+    ("input", "output"),
+    ("sentence1", "sentence2"),
+)
 SUFFIXES = (".jsonl", ".json", ".tsv", ".csv", ".parquet")
 
 Row = Mapping[str, Any]
@@ -29,7 +35,8 @@ def read_pairs(path: str, config: DataConfig) -> list[Pair]:
         At least one pair.
 
     Raises:
-        TaskError: no such file, a broken line (with its number), columns that cannot be told apart, nothing in it.
+        TaskError: no such file, a broken line (with its number), columns that cannot be told apart, nothing
+            in it.
     """
     rows = _rows(_existing(path), config)
     pairs = list(pairs_from_rows(rows, config, path))
@@ -77,7 +84,7 @@ def pairs_from_rows(rows: Iterable[tuple[str, Row]], config: DataConfig, origin:
 
 
 def choose_columns(record: Row, config: DataConfig, origin: str) -> tuple[str, str]:
-    """Names of the source and target columns: as configured, else language codes, usual names, or the only two texts.
+    """Names of both columns: as configured, else language codes, usual names, or the only two texts.
 
     Raises:
         TaskError: a configured column is missing, or more than one reading is possible.
@@ -109,8 +116,8 @@ def _rows(path: Path, config: DataConfig) -> Iterator[tuple[str, Row]]:
     if path.suffix == ".parquet":
         return _parquet(path)
     raise TaskError(
-        f"{path}: unknown kind of file; one of {', '.join(SUFFIXES)}, or two text files as data.source_file and "
-        "data.target_file"
+        f"{path}: unknown kind of file; one of {', '.join(SUFFIXES)}, or two text files as "
+        "data.source_file and data.target_file"
     )
 
 
@@ -121,19 +128,25 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Row]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise TaskError(f"{path}:{number}: not valid JSON ({error.msg}); one object per line is expected") from error
+            raise TaskError(
+                f"{path}:{number}: not valid JSON ({error.msg}); one object per line is expected"
+            ) from error
         if not isinstance(row, dict):
-            raise TaskError(f"{path}:{number}: expected an object such as {{\"en\": ..., \"de\": ...}}")
+            raise TaskError(f'{path}:{number}: expected an object such as {{"en": ..., "de": ...}}')
         yield f"{path}:{number}", row
 
 
 def _table(path: Path, config: DataConfig) -> Iterator[tuple[str, Row]]:
     """Lines of a table; TSV has no quoting.  Without a known name in its first line, that line is data."""
     lines = _text(path).splitlines()
-    quoting = {"delimiter": ",", "quoting": csv.QUOTE_MINIMAL} if path.suffix == ".csv" else {
-        "delimiter": "\t",
-        "quoting": csv.QUOTE_NONE,
-    }
+    quoting = (
+        {"delimiter": ",", "quoting": csv.QUOTE_MINIMAL}
+        if path.suffix == ".csv"
+        else {
+            "delimiter": "\t",
+            "quoting": csv.QUOTE_NONE,
+        }
+    )
     reader = csv.reader(lines, **quoting)  # type: ignore[arg-type]
     header: list[str] | None = None
     for cells in reader:
@@ -145,7 +158,9 @@ def _table(path: Path, config: DataConfig) -> Iterator[tuple[str, Row]]:
             if named:
                 continue
         if len(cells) != len(header):
-            raise TaskError(f"{path}:{reader.line_num}: {len(cells)} columns where {len(header)} are expected")
+            raise TaskError(
+                f"{path}:{reader.line_num}: {len(cells)} columns where {len(header)} are expected"
+            )
         yield f"{path}:{reader.line_num}", dict(zip(header, cells, strict=True))
 
 

@@ -49,8 +49,8 @@ def _load(name: str, subset: str | None) -> Any:
     except (OSError, RuntimeError) as error:  # every network and "not found" error derives from these
         raise TaskError(
             f"hub:{name} could not be loaded ({type(error).__name__}: {str(error).splitlines()[0]}).\n"
-            "Without a network, give a local file instead: data.source = \"pairs.jsonl\" (also .tsv, .csv, .parquet), "
-            "or data.source_file and data.target_file; or gettext:<lang> for this machine's own message catalogs"
+            'Without a network, give a local file: data.source = "pairs.jsonl" (also .tsv, .csv, .parquet), '
+            "or data.source_file and data.target_file; or gettext:<lang> for this machine's catalogs"
         ) from error
 
 

@@ -36,6 +36,7 @@ def build_model(config: ModelConfig, tokenizer: Any) -> Any:
         attention_dropout=config.attention_dropout,
         activation_function=config.activation,
         max_position_embeddings=config.max_positions,
+        init_std=config.init_std,
         scale_embedding=True,
         share_encoder_decoder_embeddings=True,
         tie_word_embeddings=True,

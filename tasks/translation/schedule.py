@@ -1,7 +1,7 @@
 """How does the learning rate reach its end on time, and how can training be stopped and taken up again?
 
-`Schedule` is the callable of a `LambdaLR`.  PyTorch saves the attributes of such a callable with the scheduler, so the
-time already spent and the estimated end survive an interruption without a file of our own.
+`Schedule` is the callable of a `LambdaLR`.  PyTorch saves the attributes of such a callable with the
+scheduler, so the time already spent and the estimated end survive an interruption without a file of our own.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Schedule:
 
 
 class Pace(TrainerCallback):
-    """Ends training after a number of minutes, with the schedule at its end, and validates the very last step.
+    """Ends training after so many minutes, with the schedule at its end, and validates the last step.
 
     Args:
         schedule: its `total_steps` follows the measured speed.
@@ -157,7 +157,9 @@ class Progress(TrainerCallback):
     ) -> None:
         """Open the bar."""
         slow = 0.5 if sys.stderr.isatty() else 30.0
-        self.bar = tqdm(desc=self.label, unit="step", initial=state.global_step, mininterval=slow, smoothing=0.05)
+        self.bar = tqdm(
+            desc=self.label, unit="step", initial=state.global_step, mininterval=slow, smoothing=0.05
+        )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -1,7 +1,8 @@
 """How is a corpus cut so that a test sentence never repeats the pattern of a training sentence?
 
-Program messages come in families ("cannot open file %s", 'cannot open file "a.txt"').  A family, here called a template,
-goes to one side as a whole, decided by a hash that is the same in every process and on every machine.
+Program messages come in families ("cannot open file %s", 'cannot open file "a.txt"').  A family, here called
+a template, goes to one side as a whole, decided by a hash that is the same in every process and on every
+machine.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def cut(
 ) -> tuple[list[Pair], list[Pair], list[Pair]]:
     """Cut off validation and test by the hash order of templates.
 
-    Held-out parts get one pair per template, so no family of messages dominates a score; its other members are in
-    no part at all.
+    Held-out parts get one pair per template, so no family of messages dominates a score; its other members
+    are in no part at all.
 
     Args:
         pairs: the corpus.
@@ -75,11 +76,15 @@ def cut(
     n_validation, n_test = sizes
     if len(groups) <= n_validation + n_test:
         raise TaskError(
-            f"only {len(groups)} distinct sentence patterns: too few to cut {n_validation} validation and {n_test} "
-            "test sentences off; give more text, or separate files as data.validation and data.test"
+            f"only {len(groups)} distinct sentence patterns: too few to cut off {n_validation} validation "
+            f"and {n_test} test sentences; give more text, or separate files as data.validation and data.test"
         )
     order = sorted(groups, key=position)
-    test, validation, rest = order[:n_test], order[n_test : n_test + n_validation], order[n_test + n_validation :]
+    test, validation, rest = (
+        order[:n_test],
+        order[n_test : n_test + n_validation],
+        order[n_test + n_validation :],
+    )
     chosen = set(rest)
     train = [pair for name, group in groups.items() if name in chosen for pair in group]
     return train, [groups[name][0] for name in validation], [groups[name][0] for name in test]

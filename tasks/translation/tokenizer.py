@@ -1,4 +1,4 @@
-"""How do two languages share one vocabulary?  A SentencePiece unigram model behind transformers' Marian tokenizer."""
+"""How do two languages share one vocabulary?  A SentencePiece model behind the Marian tokenizer."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def load_tokenizer(path: str | Path) -> Any:
 
 @contextlib.contextmanager
 def without_sacremoses() -> Iterator[None]:
-    """Silence transformers' advice to install sacremoses: it normalises punctuation, which would alter references."""
+    """Silence the advice to install sacremoses: it normalises punctuation, and we keep text as it is."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
         yield
@@ -104,7 +104,7 @@ def _train(texts: list[str], size: int, coverage: float) -> bytes:
         vocab_size=size,
         hard_vocab_limit=False,  # a small text ends with fewer pieces instead of an error
         character_coverage=coverage,
-        normalization_rule_name="identity",  # the references are scored as they are, so nothing may be rewritten
+        normalization_rule_name="identity",  # references are scored as they are: nothing is rewritten
         eos_id=0,
         unk_id=1,
         pad_id=-1,

@@ -1,7 +1,7 @@
 """From a config to a trained model in a run folder: the whole path, step by step, and each step on its own.
 
-A run folder holds: config.toml (resolved), data/ (held-out text and report), tokenizer/, checkpoints/, model/ and,
-with a plan, packed/; history.json and results/ grow as it goes.
+A run folder holds: config.toml (resolved), data/ (held-out text and report), tokenizer/, checkpoints/, model/
+and, with a plan, packed/; history.json and results/ grow as it goes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from tasks.config import write_config, write_text
 from tasks.errors import Interrupted, TaskError
@@ -57,7 +58,9 @@ class Run:
     fit: Fit
 
 
-def train(config: TranslationConfig, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> Run:
+def train(
+    config: TranslationConfig, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
+) -> Run:
     """Load data, train the vocabulary, train the model, save it.
 
     Args:
@@ -73,11 +76,15 @@ def train(config: TranslationConfig, *, resume: bool = False, overwrite: bool = 
         TaskError: anything in the config or the data that the user can put right.
         Interrupted: Ctrl-C; a resumable checkpoint has been written.
     """
+    disable_progress_bar()  # transformers draws one for every checkpoint; ours shows the whole training
     folder = prepare_folder(config, resume=resume, overwrite=overwrite)
     say = (lambda text: None) if quiet else print
     corpus = load_pairs(config.data)
     save_corpus(corpus, folder / "data")
-    say(f"{corpus.report}\n  train {len(corpus.train)}, validation {len(corpus.validation)}, test {len(corpus.test)}")
+    say(
+        f"{corpus.report}\n"
+        f"  train {len(corpus.train)}, validation {len(corpus.validation)}, test {len(corpus.test)}"
+    )
     set_seed(config.seed)
     model, tokenizer = make_model(config, corpus, folder, resume=resume)
     loss, optimizer = prepare_plan(model, config)
@@ -95,7 +102,10 @@ def train(config: TranslationConfig, *, resume: bool = False, overwrite: bool = 
     )
     if fit_result.interrupted:
         raise Interrupted(f"stopped at step {fit_result.steps}; a checkpoint is in {folder / 'checkpoints'}")
-    say(f"validation loss {fit_result.validation_loss:.4f} after {fit_result.steps} steps ({fit_result.weights})")
+    say(
+        f"validation loss {fit_result.validation_loss:.4f} after {fit_result.steps} steps"
+        f" ({fit_result.weights})"
+    )
     save_model(model, tokenizer, folder / "model")
     if config.plan is not None and config.plan.pack:
         conversion.save_packed(copy.deepcopy(model), tokenizer, folder / "packed")
@@ -103,7 +113,7 @@ def train(config: TranslationConfig, *, resume: bool = False, overwrite: bool = 
 
 
 def prepare_folder(config: TranslationConfig, *, resume: bool, overwrite: bool) -> Path:
-    """Make the run folder and write the resolved config into it; an earlier run is never overwritten by accident."""
+    """Make the run folder and write the resolved config; never overwrites an earlier run by accident."""
     folder = Path(config.run_dir)
     if resume and not checkpoints(folder / "checkpoints"):
         raise TaskError(f"nothing to resume: {folder / 'checkpoints'} holds no checkpoint")
@@ -160,7 +170,7 @@ def fit(
     label: str = "training",
     quiet: bool = False,
 ) -> Fit:
-    """Train a model with the stock `Seq2SeqTrainer`; afterwards it holds the weights with the lowest validation loss.
+    """Train with the stock `Seq2SeqTrainer`; the model ends with the weights of lowest validation loss.
 
     Args:
         model: dense or latent; trained in place.
@@ -180,6 +190,7 @@ def fit(
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    _expect_tied_weights(model)
     sets = [
         TokenBatches(_encoded(tokenizer, getattr(corpus, part), config, part), config.batch_tokens, seed)
         for part in ("train", "validation")
@@ -242,7 +253,9 @@ def total_steps(config: TrainConfig, batches: int) -> int:
     return config.max_steps or max(1, round(config.epochs * batches / config.gradient_accumulation))
 
 
-def training_arguments(config: TrainConfig, folder: str | Path, seed: int, steps: int) -> Seq2SeqTrainingArguments:
+def training_arguments(
+    config: TrainConfig, folder: str | Path, seed: int, steps: int
+) -> Seq2SeqTrainingArguments:
     """The stock arguments; the batch size is 1 because an item of the data set is a whole batch."""
     distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1  # without torchrun, naming a backend is an error
     return Seq2SeqTrainingArguments(
@@ -278,8 +291,17 @@ def dense_optimizer(model: Any, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW with the transformer's usual second moment; matrices decay, biases and norms do not."""
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), eps=1e-9, fused=True)
+
+
+def _expect_tied_weights(model: Any) -> None:
+    """Tell the trainer that shared matrices are stored once, or it warns of missing keys at every reload."""
+    known = model._keys_to_ignore_on_save or ()
+    model._keys_to_ignore_on_save = {*known, *getattr(model, "all_tied_weights_keys", ())}
 
 
 def _encoded(tokenizer: Any, pairs: Any, config: TrainConfig, part: str) -> list[tuple[list[int], list[int]]]:
@@ -299,7 +321,9 @@ def _finish(trainer: Any, config: TrainConfig, folder: Path, schedule: Schedule,
     if interrupted or len(last) < 2:
         return result
     kept = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    trainer.model.load_state_dict(average_checkpoints(last), strict=False)
+    missing = set(trainer.model.load_state_dict(average_checkpoints(last), strict=False).missing_keys)
+    if unexplained := missing - set(trainer.model._keys_to_ignore_on_save):
+        raise TaskError(f"the checkpoints lack {', '.join(sorted(unexplained))}")
     loss = trainer.evaluate()["eval_loss"]
     if loss < best:
         result.validation_loss, result.weights = loss, f"average of {', '.join(path.name for path in last)}"

@@ -42,8 +42,9 @@ class Family:
         model = (self.base if base else self.head)(self.config(**self.options))
         # Zero biases and LayerNorm gains of one would hide a swapped or forgotten tensor.
         with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.05 * torch.randn_like(parameter))
+            for name, parameter in model.named_parameters():
+                if not name.endswith("embed_positions.weight"):  # sinusoids are computed, not saved
+                    parameter.add_(0.05 * torch.randn_like(parameter))
         return model.eval()
 
     def output(self, model: hf.PreTrainedModel) -> Tensor:

@@ -109,9 +109,8 @@ def journey(request, tmp_path_factory) -> Iterator[Journey]:
 
 @pytest.fixture(scope="module", params=["t5-gated", "marian", "qwen2", "bert-mlm"])
 def hybrid(request, tmp_path_factory) -> Iterator[Journey]:
-    rules = HYBRID if request.param != "bert-mlm" else [r for r in HYBRID if "gate" not in str(r)]
-    rules = rules if request.param not in ("marian",) else [r for r in HYBRID if "gate" not in str(r)]
-    rules = [r for r in rules if r.match != "*"]
+    gated = request.param in ("t5-gated", "qwen2")
+    rules = [r for r in HYBRID if gated or "gate" not in str(r)]
     return Journey(BY_NAME[request.param], tmp_path_factory.mktemp(f"hybrid-{request.param}"), rules)
 
 
@@ -202,13 +201,13 @@ def test_unpack_and_revert_in_memory(journey):
 
 
 def test_a_head_model_loads_into_the_base_model_and_back(journey, tmp_path):
-    base = load_clean(journey.family.base, journey.packed_dir, without="unexpected")
+    base = load_clean(journey.family.base, journey.packed_dir, heads_differ=True)
     assert len(packed_layers(base)) == len(packed_layers(journey.packed))
     expected = journey.output(base)
     base.save_pretrained(tmp_path)
     again = load_clean(journey.family.base, tmp_path)
     assert torch.equal(journey.output(again), expected)
-    head = load_clean(journey.family.head, tmp_path, without="missing")
+    head = load_clean(journey.family.head, tmp_path, heads_differ=True)
     assert packed_layers(head) == packed_layers(journey.packed)
     stem = head.base_model if head.base_model_prefix and head.base_model is not head else head
     if stem is not head:
@@ -271,8 +270,7 @@ def test_hybrid_trains_every_parameter(hybrid):
     inputs = hybrid.family.inputs()
     labels = inputs.get("decoder_input_ids", inputs["input_ids"])
     model(**inputs, labels=labels).loss.backward()
-    names = [n for n, m in model.named_modules() if n in set(latent_layers(model))]
-    for name in names:
+    for name in latent_layers(model):
         for part, parameter in model.get_submodule(name).named_parameters():
             assert parameter.grad is not None, (name, part)
             assert parameter.grad.isfinite().all(), (name, part)
@@ -283,7 +281,6 @@ def test_hybrid_in_bfloat16(hybrid, tmp_path):
     y = hybrid.output(model)
     assert y.dtype == torch.bfloat16
     assert y.isfinite().all()
-    assert torch.equal(hybrid.output(unpack_(model)), y)
     model.save_pretrained(tmp_path)
     assert torch.equal(hybrid.output(load_clean(hybrid.family.head, tmp_path, dtype="auto")), y)
 

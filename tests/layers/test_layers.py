@@ -53,9 +53,9 @@ each_linear = pytest.mark.parametrize("spec", LINEAR, ids=str)
 
 def dense(n: int = N, k: int = K, *, bias: bool = True, dtype: torch.dtype = torch.float32) -> nn.Linear:
     torch.manual_seed(3)
-    layer = nn.Linear(k, n, bias, dtype=dtype)
+    layer = nn.Linear(k, n, bias)
     nn.init.normal_(layer.weight, std=k**-0.5)
-    return layer
+    return layer.to(dtype)
 
 
 def rows(k: int = K, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -126,12 +126,13 @@ def test_dtypes(spec, dtype, bias):
     assert packed.weight.dtype == packed.dense_approximation().dtype == dtype
     assert all(p.dtype == dtype for p in packed.unpack().parameters())
     assert same(packed.unpack()(rows(dtype=dtype)), y)
-    wide = latent(spec, bias=bias)(rows(dtype=dtype).float())
-    assert relative(y, wide) < (0.12 if dtype is torch.bfloat16 else 0.02)
+    wide = copy.deepcopy(layer).float()
+    assert relative(y, wide(rows(dtype=dtype).float())) < (0.02 if dtype is torch.bfloat16 else 0.003)
 
 
 def relative(y: Tensor, reference: Tensor) -> float:
-    return float((y.double() - reference.double()).norm() / reference.double().norm())
+    y, reference = y.detach().double(), reference.detach().double()
+    return float((y - reference).norm() / reference.norm())
 
 
 @each
@@ -175,38 +176,40 @@ def test_packed_trains_its_input_and_bias_only(spec):
     assert packed.bias.grad.count_nonzero() > 0
 
 
+def learning_rate(spec) -> float:
+    if getattr(spec, "parametrization", "") == "ps":
+        return 5e-2  # a sign has to travel by a half before anything changes
+    return 1e-2 if getattr(spec, "center", True) else 1e-3
+
+
 @each
-def test_a_training_step_lowers_the_distance_to_a_target(spec):
+def test_training_comes_closer_to_a_target(spec):
     layer = latent(spec, n=8, k=16)
     x = torch.randn(64, 16)
-    target = dense(8, 16)(x) + 0.3 * torch.randn(8)
-    optimizer = torch.optim.Adam(layer.parameters(), lr=3e-3)
+    target = x @ torch.randn(16, 8) / 4 + torch.randn(8)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=learning_rate(spec))
     losses = []
-    for _ in range(80):
+    for _ in range(40):
         loss = (layer(x) - target).square().mean()
-        losses.append(float(loss))
+        losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < (0.8 if getattr(spec, "center", True) else 0.95) * losses[0]
     assert same(layer.pack()(x), layer(x))
 
 
-# The relative error of a freshly converted layer, per format: what was measured, rounded up.
-ERROR = {
-    "shift 2": 0.55, "shift 3": 0.25, "shift 4": 0.2, "shift 5": 0.2,
-    "denseshift 2": 0.55, "denseshift 3": 0.3, "denseshift 4": 0.2, "denseshift 5": 0.2,
-    "apot (3, 2)": 0.25, "apot (4, 2)": 0.13, "apot (5, 2)": 0.1, "apot (4, 3)": 0.13, "apot (5, 3)": 0.1,
-    "bcq 1": 0.65, "bcq 2": 0.4, "bcq 3": 0.25, "bcq 4": 0.15,
-}
+# The relative error of a freshly converted Gaussian weight, measured and rounded up.
+ERROR = {2: 0.46, 3: 0.25, 4: 0.22, 5: 0.22}
+ERROR_APOT = {(3, 2): 0.24, (4, 2): 0.13, (5, 2): 0.09, (4, 3): 0.13, (5, 3): 0.08}
+ERROR_BCQ = {1: 0.65, 2: 0.37, 3: 0.2, 4: 0.12}
+ERROR_BCQ_TERMS = {1: 0.29, 2: 0.23, 3: 0.2}
 
 
 def error_bound(spec) -> float:
     if isinstance(spec, BcqSpec):
-        return ERROR[f"bcq {spec.planes}"] * (1.3 if spec.scale_terms == 1 else 1)
-    if spec.terms > 1:
-        return ERROR[f"apot {spec.bits, spec.terms}"]
-    return ERROR[f"{'denseshift' if not spec.format.zero else 'shift'} {spec.bits}"]
+        return max(ERROR_BCQ[spec.planes], ERROR_BCQ_TERMS[spec.scale_terms] * (spec.scale_terms < 3))
+    return ERROR_APOT[spec.bits, spec.terms] if spec.terms > 1 else ERROR[spec.bits]
 
 
 @each_linear
@@ -216,17 +219,31 @@ def test_starts_close_to_the_dense_layer(spec):
     assert relative(layer.dense_approximation(), original.weight) < error_bound(spec)
 
 
-@pytest.mark.parametrize(("spec", "least"), [(s, 0.85) for s in ADDER] + [(s, 0.7) for s in SHIFT_ADD], ids=str)
+@pytest.mark.parametrize(
+    ("spec", "least"),
+    [(AdderSpec(), 0.86), (AdderSpec(None), 0.86), (ShiftAddSpec(), 0.85), (ShiftAddSpec(3), 0.84)],
+    ids=str,
+)
 @pytest.mark.parametrize(("n", "k"), [(64, 96), (256, 64), (64, 512)])
 def test_distances_start_correlated_with_the_dense_layer(spec, least, n, k):
-    original = dense(n, k)
+    original = dense(n, k, bias=False)
     layer = latent_type(spec).from_dense(copy.deepcopy(original), spec)
     x = torch.randn(512, k)
-    y, reference = layer(x), original(x)
-    centred = reference - reference.mean(-1, keepdim=True)
-    assert torch.corrcoef(torch.stack([y.flatten(), centred.flatten()]))[0, 1] > least
-    if getattr(spec, "center", True):
-        assert 0.7 < y.std() / centred.std() < 1.5
+    with torch.no_grad():
+        y, reference = layer(x), original(x)
+    reference -= reference.mean(-1, keepdim=True)
+    assert torch.corrcoef(torch.stack([y.flatten(), reference.flatten()]))[0, 1] > least
+    assert 0.85 < y.std() / reference.std() < 1.25
+
+
+def test_without_centring_a_distance_starts_worse():
+    """What `center` is for: a part of the distance is common to all outputs of a row."""
+    original = dense(64, 512, bias=False)
+    layer = latent_type(AdderSpec(center=False)).from_dense(copy.deepcopy(original), AdderSpec(center=False))
+    x = torch.randn(512, 512)
+    with torch.no_grad():
+        pair = torch.stack([layer(x).flatten(), original(x).flatten()])
+    assert 0.5 < torch.corrcoef(pair)[0, 1] < 0.6
 
 
 @pytest.mark.parametrize("spec", SHIFT, ids=str)
@@ -241,7 +258,7 @@ def test_shift_weights_are_short_sums_of_powers_of_two(spec, make):
     levels = set(integers.abs().flatten().int().tolist())
     assert levels <= set(spec.format.magnitudes)
     assert all(level.bit_count() <= spec.terms for level in levels)
-    assert len(levels) > 1
+    assert len(levels) > 1 or spec.group_size == 1
 
 
 @pytest.mark.parametrize("spec", BCQ, ids=str)
@@ -323,7 +340,8 @@ def test_converts_to_dense(spec):
         assert same(back.weight.detach(), form.dense_approximation())
         if form.is_linear and getattr(spec, "activation_bits", None) is None:
             torch.testing.assert_close(back(rows()), form(rows()))
-    assert same(layer.dense_approximation(), layer.pack().dense_approximation())
+    if form.is_linear:
+        assert same(layer.dense_approximation(), layer.pack().dense_approximation())
 
 
 @pytest.mark.parametrize("spec", ADDER + SHIFT_ADD, ids=str)
@@ -343,7 +361,7 @@ def test_counts_and_bytes(spec):
         assert layer.counts(7).multiply == 0
     tensors = [*packed.state_dict().values()]
     assert packed.stored_bytes() == sum(t.numel() * t.element_size() for t in tensors)
-    assert packed.stored_bytes() < layer.stored_bytes() or spec == AdderSpec(None)
+    assert packed.stored_bytes() < layer.stored_bytes() or getattr(spec, "bits", 0) is None
 
 
 @pytest.mark.parametrize(
@@ -454,3 +472,51 @@ def dense_of(value: int) -> nn.Linear:
     with torch.no_grad():
         layer.weight.copy_(torch.arange(64.0).reshape(8, 8).sin() * value)
     return layer
+
+
+# ---- the rounded weight is kept between forwards without gradient
+
+
+def changes(layer) -> dict:
+    """Ways in which a parameter gets another value."""
+    other = {name: -tensor for name, tensor in layer.state_dict().items() if tensor.is_floating_point()}
+    moved = {name: tensor for name, tensor in layer.state_dict().items()} | other
+
+    def assign(parameters=layer.named_parameters):
+        for name, parameter in parameters():
+            parameter.data = other[name]
+
+    def step():
+        for parameter in layer.parameters():
+            parameter.grad = 2 * parameter.detach()
+        torch.optim.SGD(layer.parameters(), lr=1.0).step()
+
+    return {
+        "load_state_dict": lambda: layer.load_state_dict(moved),
+        "assigning load": lambda: layer.load_state_dict(moved, assign=True),
+        "data": assign,
+        "optimizer": step,
+    }
+
+
+@pytest.mark.parametrize("way", ["load_state_dict", "assigning load", "data", "optimizer"])
+@pytest.mark.parametrize("spec", [ShiftSpec(), ShiftSpec(activation_bits=8), BcqSpec()], ids=str)
+def test_a_kept_weight_is_made_anew_when_a_parameter_changes(spec, way):
+    layer = latent(spec)
+    with torch.no_grad():
+        y = layer(rows())
+        assert torch.equal(layer(rows()), y)
+    changes(layer)[way]()
+    with torch.no_grad():
+        assert torch.equal(layer(rows()), layer.pack()(rows()))
+        torch.testing.assert_close(layer(rows()), -y, rtol=1e-5, atol=1e-5)
+
+
+@each
+def test_inference_mode(spec):
+    with torch.inference_mode():
+        layer = latent(spec)
+        y = layer(rows())
+        assert torch.equal(layer(rows()), y)
+        assert torch.equal(layer.pack()(rows()), y)
+    assert torch.equal(latent(spec)(rows()), y)

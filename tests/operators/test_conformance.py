@@ -29,6 +29,12 @@ def _with(arguments: Arguments, position: int, value: Any) -> Arguments:
     return (*arguments[:position], value, *arguments[position + 1 :])
 
 
+def test_every_registered_operator_has_a_row() -> None:
+    names = {n.partition("::")[2] for n in torch._C._dispatch_get_all_op_names() if n.startswith("shiftadd::")}
+    backward = {"adder_input_gradient"}  # tested through the gradients of the adder rows
+    assert names == {row.schema or row.name for row in OPERATORS} | backward
+
+
 @each_operator
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_equals_reference_in_float64(row: Operator, size: tuple[int, int, int]) -> None:
@@ -160,6 +166,7 @@ def test_export_keeps_the_operator(row: Operator) -> None:
 
 @each_operator
 def test_compile_without_graph_break(row: Operator) -> None:
+    torch.compiler.reset()  # rows share one forward; its recompilations are not what is tested
     arguments = row.make(4, 5, 11, torch.float32)
     compiled = torch.compile(_Call(row, arguments), fullgraph=True, backend="aot_eager")
     x, y = (arguments[0].clone().requires_grad_() for _ in range(2))

@@ -8,7 +8,6 @@ from shiftadd_transformers.operators.counts import (
     OpCounts,
     adder_linear_counts,
     bcq_linear_counts,
-    center_rows_counts,
     dense_linear_counts,
     quantize_grid_counts,
     quantize_rows_counts,
@@ -100,10 +99,9 @@ def test_bcq_tables_pay_off_from_37_outputs_times_planes(planes, n, wins):
     assert (adds[0] < adds[1]) is wins
 
 
-def test_quantisation_and_centring():
+def test_quantisation():
     assert quantize_rows_counts(2, 8, n=3) == OpCounts(multiply=2 * (1 + 8 + 3), add=2 * 7)
     assert quantize_grid_counts(2, 8) == OpCounts(add=16, shift=16)
-    assert center_rows_counts(2, 8) == OpCounts(add=2 * (7 + 8), multiply=2)
 
 
 @pytest.mark.parametrize(("m", "n", "k"), [(0, 3, 4), (2, 0, 4)])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for toy.py; tests are no package
-from toy import mo_bytes, reverse_pairs  # noqa: E402
+from toy import mo_bytes, reverse_pairs
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from toy import reverse_pairs
 from safetensors.torch import save_file
+from toy import reverse_pairs
 
 from tasks.errors import TaskError
 from tasks.translation.batches import Collator, TokenBatches, encode_pairs
@@ -23,7 +23,11 @@ def tokenizer(tmp_path_factory):
 
 def test_the_vocabulary_shrinks_to_the_text(tokenizer):
     assert 8 < len(tokenizer) < 200
-    assert (tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id) == (0, 1, len(tokenizer) - 1)
+    assert (tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id) == (
+        0,
+        1,
+        len(tokenizer) - 1,
+    )
 
 
 def test_a_vocabulary_too_small_for_the_characters_grows(tmp_path):
@@ -41,7 +45,8 @@ def test_text_survives_the_tokenizer(tokenizer, tmp_path):
 def test_fast_encoding_equals_the_tokenizer(tokenizer):
     pairs = [*PAIRS, Pair("unknown ß %s", "Ω x"), Pair(" a  b", "c")]
     expected = [
-        (tokenizer(source)["input_ids"], tokenizer(text_target=target)["input_ids"]) for source, target in pairs
+        (tokenizer(source)["input_ids"], tokenizer(text_target=target)["input_ids"])
+        for source, target in pairs
     ]
     assert encode_pairs(tokenizer, pairs, 1000) == expected
     assert all(max(map(len, example)) <= 5 for example in encode_pairs(tokenizer, pairs, 5))

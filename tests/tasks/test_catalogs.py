@@ -21,7 +21,11 @@ def test_a_declared_charset_is_used():
 
 
 def test_kinds_are_counted(locale_dir):
-    entries = {"menu\x04Open": "Öffnen", "%d file\x00%d files": "%d Datei\x00%d Dateien", "Close": "Schließen"}
+    entries = {
+        "menu\x04Open": "Öffnen",
+        "%d file\x00%d files": "%d Datei\x00%d Dateien",
+        "Close": "Schließen",
+    }
     pairs, report = harvest("de", folders=[locale_dir("de", "a", entries)])
     assert pairs == [Pair("Close", "Schließen")]
     assert report.read == 4
@@ -70,7 +74,9 @@ def test_two_languages_meet_through_english(locale_dir):
 def test_an_unknown_language_lists_what_is_there(locale_dir):
     locale_dir("fr", "a", {"File": "Fichier"})
     root = locale_dir("fr", "b", {"File": "Fichier"})
-    with pytest.raises(TaskError, match=r"no message catalogs for language 'xx'(.|\n)*fr \(2\)(.|\n)*cldr:xx"):
+    with pytest.raises(
+        TaskError, match=r"no message catalogs for language 'xx'(.|\n)*fr \(2\)(.|\n)*cldr:xx"
+    ):
         harvest("xx", folders=[root])
     assert languages([root]) == {"fr": 2}
 

@@ -9,10 +9,17 @@ from typer.testing import CliRunner
 from tasks import cli
 from tasks.errors import Interrupted, TaskError
 
-TINY = (
-    "model.d_model=16 model.ffn=16 model.heads=2 model.encoder_layers=1 model.decoder_layers=1 "
-    "train.max_steps=4 train.eval_steps=2 train.threads=1 decode.max_length=8"
-).split()
+TINY = [
+    "model.d_model=16",
+    "model.ffn=16",
+    "model.heads=2",
+    "model.encoder_layers=1",
+    "model.decoder_layers=1",
+    "train.max_steps=4",
+    "train.eval_steps=2",
+    "train.threads=1",
+    "decode.max_length=8",
+]
 
 
 def invoke(*arguments, **kwargs):
@@ -38,7 +45,10 @@ def test_train_evaluate_translate(tmp_path, reverse_file):
     [
         (["train", "reverse", "train.epoch=1"], "did you mean 'train.epochs'"),
         (["train", "revers"], "no config file at revers"),
-        (["train", "jsonl", "data.source=missing.jsonl", "run_dir=nowhere/run"], "no data file at missing.jsonl"),
+        (
+            ["train", "jsonl", "data.source=missing.jsonl", "run_dir=nowhere/run"],
+            "no data file at missing.jsonl",
+        ),
         (["evaluate", "nowhere"], "not a run folder"),
         (["evaluate", "nowhere", "--split", "train"], "--split must be test or validation"),
         (["translate", "nowhere", "hello"], "cannot load a translation model from nowhere"),

@@ -43,18 +43,23 @@ def test_jsonl_columns(tmp_path, rows, options):
 
 
 def test_tables(tmp_path):
-    assert read(write(tmp_path / "a.tsv", 'a cat\teine Katze\na dog\tein Hund\n')) == CAT
-    assert read(write(tmp_path / "b.tsv", "id\tsource\ttarget\n1\ta cat\teine Katze\n2\ta dog\tein Hund\n")) == CAT
+    assert read(write(tmp_path / "a.tsv", "a cat\teine Katze\na dog\tein Hund\n")) == CAT
+    assert (
+        read(write(tmp_path / "b.tsv", "id\tsource\ttarget\n1\ta cat\teine Katze\n2\ta dog\tein Hund\n"))
+        == CAT
+    )
     assert read(write(tmp_path / "c.tsv", 'say "hi\tsag "hallo\n')) == [Pair('say "hi', 'sag "hallo')]
-    assert read(write(tmp_path / "d.csv", 'en,de\n"a cat","eine Katze"\na dog,ein Hund\n'), target_language="de") == CAT
+    assert (
+        read(write(tmp_path / "d.csv", 'en,de\n"a cat","eine Katze"\na dog,ein Hund\n'), target_language="de")
+        == CAT
+    )
 
 
 def test_parquet(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
+    parquet = pytest.importorskip("pyarrow.parquet")
     table = pyarrow.table({"source": [p.source for p in CAT], "target": [p.target for p in CAT]})
-    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    parquet.write_table(table, tmp_path / "a.parquet")
     assert read(tmp_path / "a.parquet") == CAT
     write(tmp_path / "b.parquet", "no")
     with pytest.raises(TaskError, match="not a readable parquet"):
@@ -65,7 +70,7 @@ def test_two_text_files(tmp_path):
     a, b = write(tmp_path / "a.en", "a cat\na dog\n"), write(tmp_path / "a.de", "eine Katze\nein Hund\n")
     assert read_parallel(str(a), str(b)) == CAT
     write(b, "eine Katze\n")
-    with pytest.raises(TaskError, match="2 lines but .* has 1"):
+    with pytest.raises(TaskError, match=r"2 lines but .* has 1"):
         read_parallel(str(a), str(b))
 
 
@@ -74,7 +79,11 @@ def test_two_text_files(tmp_path):
     [
         ("a.jsonl", '{"source": "a", "target": "b"}\n{"source": "a", "targ', r"a\.jsonl:2: not valid JSON"),
         ("a.jsonl", '{"source": "a", "target": "b"}\n{"source": "a"}', r"a\.jsonl:2: no column 'target'"),
-        ("a.jsonl", '{"source": "a", "target": "b"}\n{"source": "a", "target": 3}', r"a\.jsonl:2: .*both be texts"),
+        (
+            "a.jsonl",
+            '{"source": "a", "target": "b"}\n{"source": "a", "target": 3}',
+            r"a\.jsonl:2: .*both be texts",
+        ),
         ("a.jsonl", '["a", "b"]', r"a\.jsonl:1: expected an object"),
         ("a.jsonl", '{"text": "a"}', "only one text column.*'text'"),
         ("a.jsonl", '{"x": "a", "y": "b", "z": "c"}', "cannot tell which columns.*'x', 'y', 'z'"),
@@ -135,5 +144,5 @@ def test_bad_sources(options, message):
 
 def test_nothing_left_after_cleaning(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", [{"source": "", "target": "x"}, {"source": "y", "target": " "}])
-    with pytest.raises(TaskError, match="empty after cleaning.*2 empty side"):
+    with pytest.raises(TaskError, match=r"empty after cleaning.*2 empty side"):
         load_pairs(DataConfig(source=str(path)))

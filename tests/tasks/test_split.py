@@ -10,12 +10,31 @@ from tasks.errors import TaskError
 from tasks.translation.pairs import Pair
 from tasks.translation.split import cut, position, share, template
 
-FAMILIES = ["cannot open file", "unknown option", "missing value for", "too many arguments near", "wrong type in"]
+FAMILIES = [
+    "cannot open file",
+    "unknown option",
+    "missing value for",
+    "too many arguments near",
+    "wrong type in",
+]
 
 
 def corpus():
-    names = ['"a.txt"', "'b'", "%s", "--verbose", "$HOME", "/usr/lib/x.so", "{name}", "<b>", "17", "http://x.org/y"]
-    return [Pair(f"{start} {name} {word}", "x") for start in FAMILIES for word in "abcdefghijk" for name in names]
+    names = [
+        '"a.txt"',
+        "'b'",
+        "%s",
+        "--verbose",
+        "$HOME",
+        "/usr/lib/x.so",
+        "{name}",
+        "<b>",
+        "17",
+        "http://x.org/y",
+    ]
+    return [
+        Pair(f"{start} {name} {word}", "x") for start in FAMILIES for word in "abcdefghijk" for name in names
+    ]
 
 
 def test_no_template_is_shared_and_held_out_parts_have_each_once():
@@ -32,7 +51,16 @@ def test_no_template_is_shared_and_held_out_parts_have_each_once():
 @pytest.mark.parametrize(
     "variants",
     [
-        ('open "a"', "open 'b c'", "open »x«", "Open “long name”", "open %s", "open %(name)s", "open {0}", "open ${x}"),
+        (
+            'open "a"',
+            "open 'b c'",
+            "open »x«",
+            "Open “long name”",
+            "open %s",
+            "open %(name)s",
+            "open {0}",
+            "open ${x}",
+        ),
         ("use --color=auto", "use -v", "use --x", "Use $PATH"),
         ("in /etc/passwd at 12", "in ~/x at 99", "in ./a/b at 0", "In C:\\x at 3"),
         ("run main() on a.txt", "run other_thing on b.cfg"),
@@ -57,7 +85,9 @@ def test_the_order_of_the_corpus_does_not_decide():
 def test_the_hash_is_the_same_in_another_process():
     code = "from tasks.translation.split import position; print(position('open file'))"
     environment = {**os.environ, "PYTHONHASHSEED": "123", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
     assert int(done.stdout) == position("open file")
 
 

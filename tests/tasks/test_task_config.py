@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from tasks.cli import shipped_configs
-from tasks.config import apply_overrides, build, parse_override, read_config, to_tables, write_config, write_text
+from tasks.config import (
+    apply_overrides,
+    build,
+    parse_override,
+    read_config,
+    to_tables,
+    write_config,
+    write_text,
+)
 from tasks.errors import TaskError
 from tasks.translation.config import TranslationConfig
 
@@ -17,7 +25,9 @@ def written(tmp_path, text):
 
 
 def test_values_and_defaults(tmp_path):
-    path = written(tmp_path, 'seed = 3\n[data]\nsource = "gettext:de"\nlocale_dirs = ["a"]\n[train]\nlearning_rate = 1\n')
+    path = written(
+        tmp_path, 'seed = 3\n[data]\nsource = "gettext:de"\nlocale_dirs = ["a"]\n[train]\nlearning_rate = 1\n'
+    )
     config = read_config(TranslationConfig, path)
     assert (config.seed, config.data.source, config.data.locale_dirs) == (3, "gettext:de", ("a",))
     assert config.train.learning_rate == 1
@@ -43,7 +53,7 @@ def test_values_and_defaults(tmp_path):
 )
 def test_mistakes(tmp_path, text, message):
     path = written(tmp_path, text)
-    with pytest.raises(TaskError, match="c.toml") as error:
+    with pytest.raises(TaskError, match=r"c.toml") as error:
         read_config(TranslationConfig, path)
     assert message in str(error.value)
 
@@ -55,7 +65,13 @@ def test_missing_file_proposes_a_neighbour(tmp_path):
 
 
 def test_overrides(tmp_path):
-    texts = ["train.learning_rate=1e-3", "data.source=1.jsonl", "train.max_minutes=.5", "seed=7", "train.bf16=true"]
+    texts = [
+        "train.learning_rate=1e-3",
+        "data.source=1.jsonl",
+        "train.max_minutes=.5",
+        "seed=7",
+        "train.bf16=true",
+    ]
     config = read_config(TranslationConfig, written(tmp_path, "[train]\nlearning_rate = 9\n"), texts)
     assert config.train.learning_rate == 1e-3
     assert config.data.source == "1.jsonl"
@@ -65,7 +81,12 @@ def test_overrides(tmp_path):
 
 
 def test_optional_values_and_nested_tables_can_be_overridden():
-    texts = ["train.max_steps=5", "data.test=none", 'plan.rules=[{role="mlp.*",op={kind="shift"}}]', "plan.distill.alpha=0.3"]
+    texts = [
+        "train.max_steps=5",
+        "data.test=none",
+        'plan.rules=[{role="mlp.*",op={kind="shift"}}]',
+        "plan.distill.alpha=0.3",
+    ]
     config = build(TranslationConfig, apply_overrides(TranslationConfig, {}, texts))
     assert config.train.max_steps == 5
     assert config.data.test is None
@@ -96,7 +117,10 @@ def test_an_override_of_the_wrong_type(tmp_path):
 def test_the_resolved_config_reads_back_equal(tmp_path):
     tables = {
         "data": {"source": 'a "b".tsv', "locale_dirs": ["x", "y"]},
-        "plan": {"rules": [{"match": "*.fc1", "op": {"kind": "shift", "bits": 4}}], "distill": {"alpha": 0.25}},
+        "plan": {
+            "rules": [{"match": "*.fc1", "op": {"kind": "shift", "bits": 4}}],
+            "distill": {"alpha": 0.25},
+        },
     }
     config = build(TranslationConfig, tables)
     write_config(config, tmp_path / "out.toml")
