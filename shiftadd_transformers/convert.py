@@ -46,9 +46,7 @@ def convert_(model: Model, plan: Plan | Rules) -> Model:
     if not isinstance(plan, Plan):
         plan = make_plan(model, plan)
     specs = {name: entry.spec for name, entry in check_plan(plan, model).values()}
-    return _swap_all(
-        model, specs, lambda name, dense: latent_type(specs[name]).from_dense(dense, specs[name])
-    )
+    return _swap_all(model, specs, lambda name, dense: latent_type(specs[name]).from_dense(dense, specs[name]))
 
 
 def skeleton_(model: Model, plan: Plan, state: str) -> Model:
@@ -57,7 +55,7 @@ def skeleton_(model: Model, plan: Plan, state: str) -> Model:
     Modules that the model lacks are passed over: a checkpoint with a head also loads into the model without one.
     """
     kind = latent_type if state == "latent" else packed_type
-    for name, entry in resolve(plan, model).values():
+    for name, entry in resolve(plan, model, from_checkpoint=True).values():
         dense = model.get_submodule(name)
         model.set_submodule(name, kind(entry.spec).skeleton(dense, entry.spec))
     return model

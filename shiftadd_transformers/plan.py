@@ -91,18 +91,14 @@ class Plan:
             modules[entry.spec.kind] += 1
             weights[entry.spec.kind] += entry.shape[0] * entry.shape[1]
         total = sum(weights.values()) or 1
-        parts = [
-            f"{kind}: {modules[kind]} modules, {w / total:.0%} of weights" for kind, w in weights.items()
-        ]
+        parts = [f"{kind}: {modules[kind]} modules, {w / total:.0%} of weights" for kind, w in weights.items()]
         return "; ".join(parts)
 
     def diff(self, other: Plan) -> str:
         """What differs from another plan, a line per module; empty if nothing does."""
         rows = []
         for name in dict.fromkeys([*self.entries, *other.entries]):
-            ours, theirs = (
-                str(p.entries[name].spec) if name in p.entries else "absent" for p in (self, other)
-            )
+            ours, theirs = (str(p.entries[name].spec) if name in p.entries else "absent" for p in (self, other))
             if ours != theirs:
                 rows.append((name, ours, "→", theirs))
         return "\n".join(_aligned(rows))
@@ -128,9 +124,7 @@ class Plan:
                 raise ValueError(f"a plan has no key {key!r}; {nearest(key, known)}")
         if data.get("format_version") != FORMAT_VERSION:
             version = data.get("format_version")
-            raise ValueError(
-                f"plan format {version!r} is unknown; this version reads format {FORMAT_VERSION}"
-            )
+            raise ValueError(f"plan format {version!r} is unknown; this version reads format {FORMAT_VERSION}")
         entries = {}
         for name, entry in data.get("modules", {}).items():
             try:
@@ -153,9 +147,7 @@ class Plan:
         try:
             data = json.loads(text.read_text() if isinstance(text, Path) else text)
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"not a plan: {error}; give JSON text, or a pathlib.Path to a file with it"
-            ) from None
+            raise ValueError(f"not a plan: {error}; give JSON text, or a pathlib.Path to a file with it") from None
         return cls.from_dict(data)
 
 
@@ -210,13 +202,9 @@ def _protected(model: nn.Module, found: Iterable[Site], heads: bool) -> dict[str
     return reasons
 
 
-def _check_rules(
-    rules: Sequence[Rule], found: Sequence[Site], shielded: Mapping[str, str], model: str
-) -> None:
+def _check_rules(rules: Sequence[Rule], found: Sequence[Site], shielded: Mapping[str, str], model: str) -> None:
     if rules and not found:
-        raise ValueError(
-            f"{model} has no dense layer inside; if it is converted already, revert_(model) first"
-        )
+        raise ValueError(f"{model} has no dense layer inside; if it is converted already, revert_(model) first")
     for number, r in enumerate(rules, start=1):
         selected = [site.name for site in found if r.selects(site)]
         if not selected:
@@ -241,17 +229,20 @@ def _proposal(r: Rule, found: Sequence[Site]) -> str:
     return "layers there are: " + ", ".join(f"{stack} 0..{depth - 1}" for stack, depth in depths.items())
 
 
-def resolve(plan: Plan, model: nn.Module) -> dict[str, tuple[str, Entry]]:
+def resolve(plan: Plan, model: nn.Module, *, from_checkpoint: bool = False) -> dict[str, tuple[str, Entry]]:
     """The model's own names for a plan's converted modules: plan name → (model name, entry).
 
-    Names are also tried with and without the model's base prefix. Modules that the model lacks are left out.
+    Names are also tried with and without the model's base prefix; those of a checkpoint's plan without their first
+    part, too. Modules that the model lacks are left out.
     """
     modules = dict(model.named_modules())
     found = {}
     for name in plan.converted:
-        # Last, without the first part: a plan made for CLIPVisionModelWithProjection names `vision_model.encoder`,
-        # which CLIPVisionModel calls `encoder`, though its own prefix is `clip`.
-        names = (*aliases(name, model), name.partition(".")[2])
+        names = aliases(name, model)
+        if from_checkpoint:
+            # A checkpoint of CLIPVisionModelWithProjection names `vision_model.encoder`, which CLIPVisionModel calls
+            # `encoder`, though its own prefix is `clip`. Tensors that do not fit are reported by the loader.
+            names = (*names, name.partition(".")[2])
         own = next((alias for alias in names if alias in modules), None)
         if own is not None:
             found[name] = (own, plan.entries[name])

@@ -101,9 +101,7 @@ class ShiftSpec(Spec):
         _require_choice(self, "activation_bits", (None, 8))
         _require_choice(self, "zero", (None, True, False))
         trained = self.parametrization != "q"
-        _require(
-            not (trained and self.terms > 1), f"shift: {self.parametrization} trains one term; set terms=1"
-        )
+        _require(not (trained and self.terms > 1), f"shift: {self.parametrization} trains one term; set terms=1")
         _require(
             not (self.parametrization == "denseshift" and self.zero),
             "shift: denseshift has no zero level; leave zero unset",
@@ -198,9 +196,7 @@ def _require_choice(spec: Spec, name: str, choices: tuple[Any, ...]) -> None:
     _require(valid, f"{spec.kind}: {name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
-SPECS: dict[str, type[Spec]] = {
-    cls.kind: cls for cls in (DenseSpec, ShiftSpec, AdderSpec, ShiftAddSpec, BcqSpec)
-}
+SPECS: dict[str, type[Spec]] = {cls.kind: cls for cls in (DenseSpec, ShiftSpec, AdderSpec, ShiftAddSpec, BcqSpec)}
 
 
 def spec_from_dict(data: dict[str, Any]) -> Spec:

@@ -126,7 +126,7 @@ def test_a_weight_that_is_not_finite_leaves_the_model_unchanged(bad, spec):
         net[3].weight[0, 0] = bad
     before = state(net)
     ids = [id(part) for part in net.modules()]
-    with pytest.raises(ValueError, match="3: .*NaN or infinity"):
+    with pytest.raises(ValueError, match=r"3: .*NaN or infinity"):
         convert_(net, [rule("*", spec)])
     assert [id(part) for part in net.modules()] == ids
     assert all(torch.equal(before[k], v) or not v.isfinite().all() for k, v in net.state_dict().items())
@@ -177,7 +177,7 @@ def test_packing_a_trained_nan_is_refused_and_changes_nothing():
     net = convert_(model(), [rule("*", "shift")])
     with torch.no_grad():
         net[3].weight[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="3: .*NaN"):
+    with pytest.raises(ValueError, match=r"3: .*NaN"):
         pack_(net)
     assert kinds(net, LatentModule) == ["0", "2.0", "3"]
 

@@ -30,9 +30,7 @@ def test_names_every_dense_layer_in_module_order():
     model = BY_NAME["gpt2"].build()
     plan = make_plan(model, [{"role": "mlp.*", "op": "shift"}])
     assert list(plan.entries) == [
-        f"transformer.h.{i}.{name}"
-        for i in (0, 1)
-        for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+        f"transformer.h.{i}.{name}" for i in (0, 1) for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     ] + ["lm_head"]
     assert plan.model == "GPT2LMHeadModel"
     assert plan.entries["transformer.h.0.mlp.c_fc"].shape == (24, 16)
@@ -70,7 +68,10 @@ def test_a_rule_for_protected_layers_only_is_refused():
 @pytest.mark.parametrize(
     ("selector", "said"),
     [
-        ({"match": "*.fc3"}, r"rule 1 \(match='\*.fc3'\) matched no dense layer of MarianMTModel; nearest: '\*.fc[12]'"),
+        (
+            {"match": "*.fc3"},
+            r"rule 1 \(match='\*.fc3'\) matched no dense layer of MarianMTModel; nearest: '\*.fc[12]'",
+        ),
         ({"match": "model.encodr.layers.0.fc1"}, "nearest: 'model.encoder.layers.0.fc1'"),
         ({"role": "mpl.up"}, "nearest: 'mlp.up'"),
         ({"role": "attn.qkv"}, "nearest: 'attn.[qkv]'"),
@@ -136,7 +137,10 @@ def test_the_converted_part_is_enough_to_carry_it_out():
         ({"format_version": 99}, "plan format 99 is unknown"),
         ({"format_version": None}, "plan format None"),
         ({"module": {}}, "no key 'module'; nearest: 'modules'"),
-        ({"modules": {"fc1": {"op": {"kind": "shift"}, "role": "", "shape": [1, 1], "reson": ""}}}, "nearest: 'reason'"),
+        (
+            {"modules": {"fc1": {"op": {"kind": "shift"}, "role": "", "shape": [1, 1], "reson": ""}}},
+            "nearest: 'reason'",
+        ),
         ({"modules": {"fc1": {"op": {"kind": "sift"}, "role": "", "shape": [1, 1]}}}, "fc1: unknown operator 'sift'"),
         ({"modules": {"fc1": {"op": {"kind": "shift"}, "role": ""}}}, "fc1: .*shape"),
         ({"modules": {"fc1": {"op": {"kind": "shift"}, "role": "", "shape": [1]}}}, "fc1: .*shape"),

@@ -25,9 +25,7 @@ class Stack(nn.Module):
 
     @staticmethod
     def _layers(count):
-        return nn.ModuleList(
-            nn.ModuleDict({"fc1": nn.Linear(4, 8), "fc2": nn.Linear(8, 4)}) for _ in range(count)
-        )
+        return nn.ModuleList(nn.ModuleDict({"fc1": nn.Linear(4, 8), "fc2": nn.Linear(8, 4)}) for _ in range(count))
 
 
 def selected(model, **selector):

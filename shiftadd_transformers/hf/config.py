@@ -52,9 +52,7 @@ class ShiftAddConfig(QuantizationConfigMixin):
         if (rules is None) == (plan is None):
             raise ValueError("give ShiftAddConfig either rules or a plan")
         if state not in STATES:
-            raise ValueError(
-                f"state must be 'latent' or 'packed', not {state!r}; {nearest(state, list(STATES))}"
-            )
+            raise ValueError(f"state must be 'latent' or 'packed', not {state!r}; {nearest(state, list(STATES))}")
         self.quant_method = quant_method
         self.rules = None if rules is None else [_as_rule(r) for r in rules]
         self.plan = Plan.from_dict(plan) if isinstance(plan, Mapping) else plan

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,16 +67,12 @@ def revert_(model: Model, *, approximate: bool = False) -> Model:
         ValueError: There are such layers and `approximate` is False.
     """
     convert.revert_(model, approximate=approximate)
-    if isinstance(model, PreTrainedModel) and isinstance(
-        getattr(model, "hf_quantizer", None), ShiftAddQuantizer
-    ):
+    if isinstance(model, PreTrainedModel) and isinstance(getattr(model, "hf_quantizer", None), ShiftAddQuantizer):
         model.hf_quantizer.remove_quantization_config(model)
     return model
 
 
-def load(
-    path: str | Path, auto_class: Any = None, *, dequantize: bool = False, **kwargs: Any
-) -> PreTrainedModel:
+def load(path: str | Path, auto_class: Any = None, *, dequantize: bool = False, **kwargs: Any) -> PreTrainedModel:
     """Load a checkpoint and insist that it is complete.
 
     `from_pretrained` fills what a checkpoint lacks with random numbers and a warning; this refuses.
@@ -100,11 +95,12 @@ def load(
         _ask_for_dense(config)
     auto_class = auto_class or _saved_class(config)
     try:
-        model, info = auto_class.from_pretrained(path, config=config, output_loading_info=True, **kwargs)
+        # Mismatches are asked for in the report, to be refused below with the others.
+        model, info = auto_class.from_pretrained(
+            path, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
     except SafetensorError as error:
-        raise ValueError(
-            f"the weights in {path} are damaged ({error}); copy or save the checkpoint again"
-        ) from error
+        raise ValueError(f"the weights in {path} are damaged ({error}); copy or save the checkpoint again") from error
     for problem in ("missing_keys", "mismatched_keys", "error_msgs", "unexpected_keys"):
         if info.get(problem):
             names = ", ".join(map(str, sorted(info[problem])[:5]))

@@ -86,9 +86,7 @@ class AdderLinear(LatentModule, nn.Linear):
         weight, exponent = _stored(self.weight.detach(), self.spec)
         scale = po2_scale_ste(self.output_scale.detach())
         offset = self.output_offset.detach().clone()
-        return packed.fill(
-            weight_packed=weight, weight_exponent=exponent, output_scale=scale, output_offset=offset
-        )
+        return packed.fill(weight_packed=weight, weight_exponent=exponent, output_scale=scale, output_offset=offset)
 
     def dense_approximation(self) -> Tensor:
         """The dense weight that this layer would have started from."""
@@ -180,9 +178,7 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def finish(
-    x: Tensor, distance: Tensor, scale: Tensor, offset: Tensor, bias: Tensor | None, center: bool
-) -> Tensor:
+def finish(x: Tensor, distance: Tensor, scale: Tensor, offset: Tensor, bias: Tensor | None, center: bool) -> Tensor:
     """Centre over the outputs, scale by a power of two, add offset and bias; the dtype that a dense layer gives."""
     if center:
         distance = distance - distance.mean(dim=-1, keepdim=True)

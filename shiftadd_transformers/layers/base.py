@@ -54,7 +54,7 @@ def make_dense(dense_type: type[nn.Module], weight: Tensor, bias: nn.Parameter |
         dense = nn.Linear(k, n, bias is not None) if dense_type is nn.Linear else dense_type(n, k)
     stored = weight if dense_type is nn.Linear else weight.t().contiguous()
     dense.weight = nn.Parameter(stored.detach().clone())
-    dense.bias = bias
+    dense.register_parameter("bias", bias)
     return dense
 
 
@@ -83,7 +83,7 @@ class OperatorModule(nn.Module):
     in_features: int
     out_features: int
     dtype: torch.dtype
-    bias: nn.Parameter | None
+    bias: Any  # a parameter or None, which nn.Linear does not declare
     dense_type: type[nn.Module] = nn.Linear
 
     def __init__(
@@ -217,9 +217,7 @@ class LatentModule(OperatorModule):
             ValueError: One holds NaN or infinity.
         """
         for name, parameter in self.named_parameters(recurse=False):
-            require_finite(
-                name, parameter, "train again from an earlier checkpoint with a lower learning rate"
-            )
+            require_finite(name, parameter, "train again from an earlier checkpoint with a lower learning rate")
         return self
 
 

@@ -33,9 +33,7 @@ def _groups(spec: ShiftSpec, in_features: int) -> int:
 
 def _counts(layer: LatentModule | PackedModule, spec: ShiftSpec, rows: int) -> OpCounts:
     groups = _groups(spec, layer.in_features)
-    return shift_linear_counts(
-        rows, layer.out_features, layer.in_features, spec.terms, layer.bias is not None, groups
-    )
+    return shift_linear_counts(rows, layer.out_features, layer.in_features, spec.terms, layer.bias is not None, groups)
 
 
 class _LatentShift(LatentModule):
@@ -104,9 +102,7 @@ class ShiftLinear(_LatentShift, nn.Linear):
 
     def rounded_weight(self) -> Tensor:
         """The rounded weight, with the gradient of the float one."""
-        return straight_through(
-            self.weight, po2_round(self.weight.detach(), self.spec.format, self.spec.group_size)
-        )
+        return straight_through(self.weight, po2_round(self.weight.detach(), self.spec.format, self.spec.group_size))
 
 
 class ShiftPSLinear(_LatentShift, WeightView):
@@ -147,9 +143,7 @@ class ShiftPSLinear(_LatentShift, WeightView):
     def rounded_weight(self) -> Tensor:
         """`2^scale · 2^round(shift) · round(sign)`."""
         top = len(self.spec.format.magnitudes) - 2  # the exponent of the largest magnitude
-        return _scaled(
-            ps_weight(self.shift, self.sign, self.spec.bits), self.weight_exponent + top, self.spec
-        )
+        return _scaled(ps_weight(self.shift, self.sign, self.spec.bits), self.weight_exponent + top, self.spec)
 
     def codes(self) -> tuple[Tensor, Tensor]:
         """With the scale that training kept fixed."""
@@ -249,9 +243,7 @@ class PackedShiftLinear(PackedModule):
     def dense_approximation(self) -> Tensor:
         """The decoded weight, exact."""
         codes = unpack_codes(self.weight_packed, self.spec.bits, self.in_features)
-        return dequantize_codes(
-            codes, self.weight_exponent, self.spec.format, self.spec.group_size, self.dtype
-        )
+        return dequantize_codes(codes, self.weight_exponent, self.spec.format, self.spec.group_size, self.dtype)
 
     def unpack(self) -> LatentModule:
         """The parametrisation that the spec names, starting from these codes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hf.families import BY_NAME, FAMILIES
+from hf.families import BY_NAME
 
 from shiftadd_transformers import AdderSpec, BcqSpec, ShiftAddSpec, ShiftSpec, convert_, pack_, rule
 
@@ -14,7 +14,21 @@ RULES = [
     rule(role="mlp.down", op=ShiftAddSpec()),
     rule("*", ShiftSpec(activation_bits=8)),
 ]
-DECODERS = [f for f in FAMILIES if f.name in "marian bart t5 whisper opt llama qwen3 gemma3 phi3 gpt2".split()]
+DECODERS = [
+    BY_NAME[name]
+    for name in (
+        "marian",
+        "bart",
+        "t5",
+        "whisper",
+        "opt",
+        "llama",
+        "qwen3",
+        "gemma3",
+        "phi3",
+        "gpt2",
+    )
+]
 
 
 def packed(name):

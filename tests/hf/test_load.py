@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,7 +79,7 @@ def test_the_class_is_found_or_given(folder):
 
 
 def test_another_class_is_refused(folder):
-    with pytest.raises(ValueError, match="unexpected keys .*classifier.*auto_class"):
+    with pytest.raises(ValueError, match=r"unexpected keys .*classifier.*auto_class"):
         load(folder, BertModel)
 
 
@@ -104,9 +105,12 @@ def test_converts_while_loading(tmp_path):
         (lambda c: c.pop("plan"), "either rules or a plan"),
         (lambda c: c["plan"].update(format_version=2), "plan format 2 is unknown"),
         (lambda c: c["plan"]["modules"].popitem(), "does not fit"),
-        (lambda c: c["plan"]["modules"].update(
-            {"bert.encoder.layer.0.attention.self.query": {"op": {"kind": "bcq"}, "role": "", "shape": [16, 16]}}),
-         "does not fit"),
+        (
+            lambda c: c["plan"]["modules"].update(
+                {"bert.encoder.layer.0.attention.self.query": {"op": {"kind": "bcq"}, "role": "", "shape": [16, 16]}}
+            ),
+            "does not fit",
+        ),
         (lambda c: next(iter(c["plan"]["modules"].values()))["op"].update(kind="shfit"), "nearest: 'shift'"),
         (lambda c: next(iter(c["plan"]["modules"].values()))["op"].update(bits=3), "does not fit"),
         (lambda c: next(iter(c["plan"]["modules"].values()))["op"].update(bit=3), "nearest: 'bits'"),
@@ -162,13 +166,13 @@ def test_a_nan_in_a_dense_checkpoint_is_refused(tmp_path):
     with torch.no_grad():
         model.bert.encoder.layer[1].output.dense.weight[0, 0] = float("nan")
     save(model, tmp_path)
-    with pytest.raises(ValueError, match="layer.1.output.dense: .*NaN"):
+    with pytest.raises(ValueError, match=r"layer.1.output.dense: .*NaN"):
         load(tmp_path, quantization_config=ShiftAddConfig(RULES))
 
 
 def test_missing_class_for_a_head_is_said_by_load_not_filled(tmp_path):
     save(pack_(convert_(FAMILY.build(base=True), RULES)), tmp_path)
-    with pytest.raises(ValueError, match="missing keys .*classifier"):
+    with pytest.raises(ValueError, match=r"missing keys .*classifier"):
         load(tmp_path, BertForSequenceClassification)
     assert type(load(tmp_path, AutoModel)) is BertModel
 
@@ -200,7 +204,7 @@ def test_no_stale_weights_stay_behind(tmp_path, first):
 def test_companions_are_saved_beside_the_model(tmp_path):
     class Companion:
         def save_pretrained(self, path):
-            (path / "words.txt").write_text("a b")
+            Path(path, "words.txt").write_text("a b")
 
     save(FAMILY.build(), tmp_path, Companion())
     assert (tmp_path / "words.txt").read_text() == "a b"

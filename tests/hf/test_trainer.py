@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hf.families import BY_NAME, LENGTH, VOCABULARY
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments
 
@@ -26,7 +27,7 @@ RULES = [
 def examples(count: int = 12) -> list[dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(5)
     ids = torch.randint(4, VOCABULARY, (count, LENGTH), generator=generator)
-    return [{"input_ids": row, "labels": row.flip(0)} for row in ids]
+    return [{"input_ids": row, "labels": row.flip(0), "decoder_input_ids": row.flip(0).roll(1)} for row in ids]
 
 
 def latent(name: str = "marian"):
@@ -38,16 +39,38 @@ def latent(name: str = "marian"):
 
 def arguments(folder: Path, cls=Seq2SeqTrainingArguments, **options):
     fixed = {
-        "output_dir": str(folder), "use_cpu": True, "report_to": "none", "disable_tqdm": True, "max_steps": 6,
-        "per_device_train_batch_size": 4, "learning_rate": 1e-3, "logging_strategy": "no", "save_strategy": "no",
-        "dataloader_pin_memory": False, "seed": 0,
+        "output_dir": str(folder),
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "max_steps": 6,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "dataloader_pin_memory": False,
+        "seed": 0,
     }
     return cls(**{**fixed, **options})
 
 
+def mean_over_tokens(outputs, labels, num_items_in_batch=None):
+    """Marian's own loss ignores `num_items_in_batch`, which the Trainer takes its `**kwargs` to honour: accumulated
+    and distributed gradients then come out too large, for a dense Marian as well (transformers 5.23)."""
+    total = F.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+
+
 def trainer(folder: Path, model=None, cls=Seq2SeqTrainer, callbacks=None, **options):
     args = arguments(folder, TrainingArguments if cls is Trainer else Seq2SeqTrainingArguments, **options)
-    return cls(model or latent(), args, train_dataset=examples(), eval_dataset=examples(4), callbacks=callbacks)
+    return cls(
+        model or latent(),
+        args,
+        train_dataset=examples(),
+        eval_dataset=examples(4),
+        callbacks=callbacks,
+        compute_loss_func=mean_over_tokens,
+    )
 
 
 def equal(one, other) -> bool:
@@ -62,8 +85,8 @@ def test_training_lowers_the_loss_and_packing_keeps_it(tmp_path, cls):
     run.train()
     after = run.evaluate()["eval_loss"]
     assert after < 0.95 * before
-    packed = pack_(run.model)
-    assert trainer(tmp_path, packed, cls).evaluate()["eval_loss"] == after
+    pack_(run.model)
+    assert run.evaluate()["eval_loss"] == after
 
 
 def test_resuming_equals_an_uninterrupted_run(tmp_path):
@@ -92,8 +115,15 @@ def test_a_trainer_checkpoint_is_an_ordinary_one(tmp_path):
 
 def test_the_best_model_comes_back(tmp_path):
     run = trainer(
-        tmp_path, load_best_model_at_end=True, eval_strategy="steps", eval_steps=2, save_strategy="steps",
-        save_steps=2, max_steps=6, learning_rate=0.3, lr_scheduler_type="constant",
+        tmp_path,
+        load_best_model_at_end=True,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        max_steps=6,
+        learning_rate=0.3,
+        lr_scheduler_type="constant",
     )
     run.train()
     losses = {e["step"]: e["eval_loss"] for e in run.state.log_history if "eval_loss" in e}
@@ -118,13 +148,14 @@ def test_a_model_in_bfloat16_trains(tmp_path):
 
 
 def test_gradient_accumulation_and_checkpointing(tmp_path):
-    accumulated = trainer(tmp_path / "a", per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=1)
-    whole = trainer(tmp_path / "b", max_steps=1)
+    options = {"max_steps": 1, "optim": "sgd", "learning_rate": 0.1}
+    halves = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    accumulated, whole = trainer(tmp_path / "a", **halves, **options), trainer(tmp_path / "b", **options)
     for run in (accumulated, whole):
         run.train()
     for (name, one), two in zip(accumulated.model.named_parameters(), whole.model.parameters(), strict=True):
-        torch.testing.assert_close(one, two, rtol=0, atol=2.1e-3, msg=name)
-    trainer(tmp_path / "c", latent(), gradient_checkpointing=True, max_steps=1).train()
+        torch.testing.assert_close(one, two, msg=name)
+    trainer(tmp_path / "c", latent(), activation_checkpointing=True, max_steps=1).train()
 
 
 def test_a_packed_model_is_refused(tmp_path):
@@ -152,6 +183,8 @@ def test_two_processes_train_one_model(tmp_path):
     single = trainer(tmp_path / "single", max_steps=2, optim="sgd", learning_rate=0.1)
     start = {name: p.clone() for name, p in single.model.named_parameters()}
     single.train()
+    moved = 0
     for name, parameter in single.model.named_parameters():
-        moved = (parameter - start[name]).norm()
-        assert (ranks[0][name] - parameter).norm() <= 0.05 * moved + 1e-6, name
+        torch.testing.assert_close(ranks[0][name], parameter.detach(), msg=name)
+        moved += not torch.equal(start[name], parameter)
+    assert moved > 50

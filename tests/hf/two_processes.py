@@ -13,7 +13,12 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     run = trainer(
-        folder, ddp_backend="gloo", per_device_train_batch_size=2, max_steps=2, optim="sgd", learning_rate=0.1,
+        folder,
+        ddp_backend="gloo",
+        per_device_train_batch_size=2,
+        max_steps=2,
+        optim="sgd",
+        learning_rate=0.1,
         ddp_find_unused_parameters=False,
     )
     run.train()

@@ -84,3 +84,11 @@ def test_an_unknown_language_lists_what_is_there(locale_dir):
 def test_the_same_language_twice(locale_dir):
     with pytest.raises(TaskError, match="both 'de'"):
         harvest("de", "de", [locale_dir("de", "a", {"File": "Datei"})])
+
+
+def test_lists_of_names_are_not_text(locale_dir):
+    root = locale_dir("de", "iso_639-3", {"Danish": "Dänisch"})
+    locale_dir("de", "shell", {"File": "Datei"})
+    pairs, report = harvest("de", folders=[root])
+    assert pairs == [Pair("File", "Datei")]
+    assert report.dropped["in ISO name lists"] >= 1
