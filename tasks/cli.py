@@ -80,9 +80,7 @@ def train(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder, or a model folder inside one.")],
-    beams: Annotated[
-        int | None, typer.Option(min=1, help="1 is greedy; the run's config by default.")
-    ] = None,
+    beams: Annotated[int | None, typer.Option(min=1, help="1 is greedy; the run's config by default.")] = None,
     split: Annotated[str, typer.Option(help="test or validation")] = "test",
     model: Annotated[str, typer.Option(help="Which model of the run: model or packed.")] = "model",
 ) -> None:
@@ -95,9 +93,7 @@ def evaluate(
 @app.command()
 def translate(
     model: Annotated[Path, typer.Argument(help="A run folder, a model folder, or a hub name.")],
-    text: Annotated[
-        list[str] | None, typer.Argument(help="Sentences; without any, lines from stdin.")
-    ] = None,
+    text: Annotated[list[str] | None, typer.Argument(help="Sentences; without any, lines from stdin.")] = None,
     file: Annotated[Path | None, typer.Option(help="A text file, one sentence per line.")] = None,
     beams: Annotated[int, typer.Option(min=1, help="1 is greedy.")] = 4,
 ) -> None:
@@ -109,9 +105,7 @@ def translate(
 
     folder = model / "model" if (model / "model" / "config.json").is_file() else model
     network, tokenizer = load_model(folder)
-    for line in run_translation(
-        network, tokenizer, sentences, DecodeConfig(beams=beams), progress=file is not None
-    ):
+    for line in run_translation(network, tokenizer, sentences, DecodeConfig(beams=beams), progress=file is not None):
         print(line)
 
 
@@ -134,9 +128,7 @@ def demo(
 @app.command()
 def plan(
     model: Annotated[Path, typer.Argument(help="A model folder, or a hub name.")],
-    rules: Annotated[
-        Path, typer.Argument(help="A TOML file with [[plan.rules]] tables, such as a training config.")
-    ],
+    rules: Annotated[Path, typer.Argument(help="A TOML file with [[plan.rules]] tables, such as a training config.")],
     output: Annotated[Path | None, typer.Option(help="Also write the plan as JSON.")] = None,
 ) -> None:
     """Show which layers of a model would compute how, without training anything."""

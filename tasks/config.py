@@ -74,9 +74,7 @@ def parse_override(kind: type[Any], text: str) -> tuple[list[str], Any]:
     dotted, separator, raw = text.partition("=")
     keys = dotted.strip().split(".")
     if not separator or not all(keys):
-        raise TaskError(
-            f"override {text!r} is not of the form key=value, for example train.learning_rate=1e-3"
-        )
+        raise TaskError(f"override {text!r} is not of the form key=value, for example train.learning_rate=1e-3")
     if _leaf_is_text(kind, keys, text):
         return keys, _unquoted(raw.strip())
     return keys, _toml_value(raw.strip())

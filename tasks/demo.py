@@ -178,9 +178,7 @@ def typical_batch(tokenizer: Any, pairs: Sequence[Any]) -> tuple[dict[str, Any],
 
 def summary(report: Mapping[str, Any]) -> str:
     """The result as a few lines of text."""
-    lines = [
-        f"{'':8}{'BLEU':>7}{'chrF++':>8}{'size':>10}{'multiply':>11}{'add':>11}{'shift':>11}{'energy':>11}"
-    ]
+    lines = [f"{'':8}{'BLEU':>7}{'chrF++':>8}{'size':>10}{'multiply':>11}{'add':>11}{'shift':>11}{'energy':>11}"]
     for m in report["models"]:
         ops = [f"{m['operations'][kind] / 1e6:>9.1f} M" for kind in ("multiply", "add", "shift")]
         energy = f"{m['energy']['total_uj']:>8.1f} µJ"
@@ -237,9 +235,7 @@ def _costs(models: Mapping[str, Any], batch: Mapping[str, Any]) -> tuple[dict[st
     columns = dict(compare(reports["dense"]).columns)
     del columns["actual"]
     rows = {f"dense {name}": _cost_row(column) for name, column in columns.items()}
-    return {name: _cost_row(r) for name, r in reports.items()}, rows | {
-        "packed": _cost_row(reports["packed"])
-    }
+    return {name: _cost_row(r) for name, r in reports.items()}, rows | {"packed": _cost_row(reports["packed"])}
 
 
 def _cost_row(report: Any) -> dict[str, Any]:

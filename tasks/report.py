@@ -106,10 +106,7 @@ def _baseline_table(report: Report) -> str:
 
 def _samples(report: Report) -> str:
     head = ["source", "reference", *(model["name"] for model in report["models"])]
-    rows = [
-        [s["source"], s["reference"], *(s[model["name"]] for model in report["models"])]
-        for s in report["samples"]
-    ]
+    rows = [[s["source"], s["reference"], *(s[model["name"]] for model in report["models"])] for s in report["samples"]]
     return _table(head, rows, text=True)
 
 
@@ -125,9 +122,7 @@ def _plan_note(report: Report) -> str:
 def _quality_and_energy(report: Report) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3), width_ratios=(1, 1.6))
     models = report["models"]
-    bars = left.bar(
-        [m["name"] for m in models], [m["bleu"] for m in models], color=["#9aa5b1", "#7aa5ee", "#2f6fde"]
-    )
+    bars = left.bar([m["name"] for m in models], [m["bleu"] for m in models], color=["#9aa5b1", "#7aa5ee", "#2f6fde"])
     left.bar_label(bars, fmt="%.1f")
     left.set_ylabel("BLEU")
     _stacked_energy(right, report["baselines"])

@@ -30,8 +30,7 @@ class L1(nn.Module):
 def batches(count, size=8):
     generator = torch.Generator().manual_seed(0)
     return [
-        (torch.randn(size, 6, generator=generator), torch.randn(size, 4, generator=generator))
-        for _ in range(count)
+        (torch.randn(size, 6, generator=generator), torch.randn(size, 4, generator=generator)) for _ in range(count)
     ]
 
 

@@ -131,8 +131,15 @@ def _shift_row(name: str, fmt: Po2Format, group_size: int, bias: bool, activatio
     if bias:
         gradients[3] = (lambda grad, *_: grad.sum(0)) if activation_bits else None
     return Operator(
-        name, make, shift_linear, shift_linear_reference, yardstick, gradients, counts,
-        exact=activation_bits > 0, schema="shift_linear",
+        name,
+        make,
+        shift_linear,
+        shift_linear_reference,
+        yardstick,
+        gradients,
+        counts,
+        exact=activation_bits > 0,
+        schema="shift_linear",
     )
 
 
@@ -232,9 +239,7 @@ def _bcq_row(name: str, planes: int, row_group: int, col_group: int, bias: bool)
         return bcq_linear_counts(m, n, k, planes, terms, row_group, col_group, bias)
 
     gradients: dict[int, Any] = {0: None, 3: None} if bias else {0: None}
-    return Operator(
-        name, make, bcq_linear, bcq_linear_reference, yardstick, gradients, counts, schema="bcq_linear"
-    )
+    return Operator(name, make, bcq_linear, bcq_linear_reference, yardstick, gradients, counts, schema="bcq_linear")
 
 
 OPERATORS = (

@@ -124,9 +124,7 @@ def test_views_copies_and_index_arithmetic_are_free():
     class Shuffle(nn.Module):
         def forward(self, x):
             positions = torch.arange(x.shape[-1]).cumsum(0) + 1
-            return torch.cat([x.t().contiguous(), x.reshape(-1, x.shape[0])])[: positions.numel()].expand(
-                2, -1, -1
-            )
+            return torch.cat([x.t().contiguous(), x.reshape(-1, x.shape[0])])[: positions.numel()].expand(2, -1, -1)
 
     assert count_ops(Shuffle(), torch.randn(4, 6)).rows == ()
 
@@ -187,9 +185,7 @@ def test_our_layers_are_counted_by_their_formula(spec, packed):
     assert len(report.rows) == 2, "inner operators are suppressed"
     # Quantising activations and returning to float is charged on top of the layer's own formula.
     own, counted = layer.counts(10), row.counts
-    extra = {
-        name: getattr(counted, name) - getattr(own, name) for name in ("multiply", "add", "shift", "lookup")
-    }
+    extra = {name: getattr(counted, name) - getattr(own, name) for name in ("multiply", "add", "shift", "lookup")}
     quantises = getattr(spec, "activation_bits", None) == 8 or getattr(spec, "bits", None) == 8
     cascade = isinstance(spec, ShiftAddSpec)
     assert all(value >= 0 for value in extra.values())
@@ -305,9 +301,7 @@ def test_bert_by_hand():
 def test_marian_by_hand():
     report = count_ops(marian(), **source_and_target())
     encoder = 14 * 2 * (4 * 32 * 32 + 2 * 32 * 64)
-    decoder = (
-        10 * (4 * 32 * 32 + 2 * 32 * 32 + 2 * 32 * 48) + 14 * 2 * 32 * 32
-    )  # keys and values of the source
+    decoder = 10 * (4 * 32 * 32 + 2 * 32 * 32 + 2 * 32 * 48) + 14 * 2 * 32 * 32  # keys and values of the source
     head = 10 * 32 * 60
     assert report.by_kind()["dense"].counts.multiply == encoder + decoder + head
     rows = {row.module: row for row in report.rows if row.kind == "dense"}
@@ -357,9 +351,7 @@ def test_totals_are_sums_and_nothing_that_computes_moves_nothing():
     for row in report.rows:
         assert not row.counts.total or row.activation_bytes > 0
         assert row.kind != "dense" or row.weight_bytes > 0
-        assert row.kind not in ("dense", "matmul", "attention") or row.counts.add > 0, (
-            "accumulates are charged"
-        )
+        assert row.kind not in ("dense", "matmul", "attention") or row.counts.add > 0, "accumulates are charged"
 
 
 # -- energy

@@ -37,9 +37,7 @@ from shiftadd_transformers.specs import AdderSpec, BcqSpec, ShiftAddSpec, ShiftS
 def test_rescaled_norm(dtype, scale):
     gradient = (torch.randn(30, 20) * scale).to(dtype)
     tolerance = 1e-2 if dtype == torch.bfloat16 else 1e-6
-    assert adder_gradient(gradient, 0.2).double().norm().item() == pytest.approx(
-        0.2 * 600**0.5, rel=tolerance
-    )
+    assert adder_gradient(gradient, 0.2).double().norm().item() == pytest.approx(0.2 * 600**0.5, rel=tolerance)
 
 
 def test_zero_gradient_stays_zero():
@@ -224,9 +222,7 @@ def test_every_parameter_is_in_the_group_that_its_operator_needs():
     assert groups["sign", None][0] == {"ps.sign"}
     assert groups["reference", None][0] == {"dense_shift.sign", "dense_shift.shift"}
     assert groups["decay", None][0] == {"embed.weight", "cascade.weight", "q.weight", "bcq.weight"}
-    assert {"norm.weight", "norm.bias", "head.bias", "bcq.alpha", "adder.output_scale"} <= groups[
-        "no_decay", None
-    ][0]
+    assert {"norm.weight", "norm.bias", "head.bias", "bcq.alpha", "adder.output_scale"} <= groups["no_decay", None][0]
     listed = [p for group in optimizer.param_groups for p in group["params"]]
     trainable = [p for p in model.parameters() if p.requires_grad]
     assert len(listed) == len({id(p) for p in listed}) == len(trainable)
@@ -239,10 +235,7 @@ def test_every_parameter_is_in_the_group_that_its_operator_needs():
         "decay": (1e-3, 0.02),
         "no_decay": (1e-3, 0.0),
     }
-    assert all(
-        group["rule"] == ("adder" if group["name"] == "adder" else "adamw")
-        for group in optimizer.param_groups
-    )
+    assert all(group["rule"] == ("adder" if group["name"] == "adder" else "adamw") for group in optimizer.param_groups)
 
 
 def test_packed_model_has_nothing_to_train():
@@ -354,9 +347,7 @@ def test_evaluation_is_plain_cross_entropy_without_the_teacher():
 
 
 def test_causal_language_model_is_shifted():
-    config = GPT2Config(
-        vocab_size=30, n_positions=16, n_embd=16, n_layer=1, n_head=2, resid_pdrop=0, embd_pdrop=0
-    )
+    config = GPT2Config(vocab_size=30, n_positions=16, n_embd=16, n_layer=1, n_head=2, resid_pdrop=0, embd_pdrop=0)
     config.attn_pdrop = 0.0
     student, teacher = GPT2LMHeadModel(config).train(), GPT2LMHeadModel(config)
     ids = torch.randint(0, 30, (2, 8))
@@ -403,9 +394,7 @@ def test_teacher_is_untouched_and_stays_outside_the_student(tmp_path):
     assert len(student.state_dict()) == sizes[2]
     assert len(pickle.dumps(student)) < sizes[0] + 500
     twin = copy.deepcopy(student)
-    assert all(
-        hook.owner is None for hook in [*twin._forward_hooks.values(), *twin._forward_pre_hooks.values()]
-    )
+    assert all(hook.owner is None for hook in [*twin._forward_hooks.values(), *twin._forward_pre_hooks.values()])
     twin(**batch)  # an inert hook
     student.save_pretrained(tmp_path)
     assert_equal(MarianMTModel.from_pretrained(tmp_path), student)
@@ -522,9 +511,7 @@ def torchrun(*command):
     path = filter(None, [str(here.parent), os.environ.get("PYTHONPATH")])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, *map(str, command)], capture_output=True, text=True, env=environment, timeout=300
-    )
+    done = subprocess.run([*launch, *map(str, command)], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -234,9 +234,7 @@ FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("native_layer_norm", "layer_norm"), _layer_norm),
     **dict.fromkeys(("_fused_rms_norm", "rms_norm"), _rms_norm),
     "native_group_norm": _group_norm,
-    **dict.fromkeys(
-        ("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"), _batch_norm
-    ),
+    **dict.fromkeys(("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"), _batch_norm),
     **dict.fromkeys(_SMOOTH.split(), _per_output("elementwise", SMOOTH)),
     **dict.fromkeys(_ACTIVATIONS.split(), _per_output("activation", SMOOTH)),
     **dict.fromkeys(("relu", "threshold"), _per_output("activation", ADD)),

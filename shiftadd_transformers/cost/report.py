@@ -217,10 +217,7 @@ def align(lines: Sequence[Sequence[str]]) -> str:
     """Columns of equal width, the first one left, numbers right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = [
-        [
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        ]
+        [cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
         for line in lines
     ]
     return "\n".join("  ".join(line).rstrip() for line in padded)

@@ -93,9 +93,7 @@ class Distillation:
             handle.remove()
         self._handles, self._student, self._teacher_logits = (), None, None
 
-    def __call__(
-        self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None
-    ) -> Tensor:
+    def __call__(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """The loss of one batch.
 
         Args:
@@ -182,9 +180,7 @@ class _Link:
         self.owner = None if owner is None else weakref.ref(owner)
         self.method = method
 
-    def __call__(
-        self, student: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any = None
-    ) -> None:
+    def __call__(self, student: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any = None) -> None:
         owner = None if self.owner is None else self.owner()
         if owner is not None:
             getattr(owner, self.method)(student, args, kwargs)

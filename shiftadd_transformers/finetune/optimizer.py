@@ -212,9 +212,7 @@ def make_optimizer(
         groups.setdefault((name, eta), {"name": name, "params": [], **options})["params"].append(parameter)
     if not groups:
         raise ValueError("no trainable parameter: a packed model does not train, unpack it first")
-    return ShiftAddOptimizer(
-        groups.values(), lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **kwargs
-    )
+    return ShiftAddOptimizer(groups.values(), lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **kwargs)
 
 
 def _sorted_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, str, float]]:

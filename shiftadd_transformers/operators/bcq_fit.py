@@ -100,9 +100,7 @@ def bcq_codes(weight: Tensor, alpha: Tensor, row_group: int, col_group: int) -> 
     return torch.stack([_from_groups(plane, n, k, row_group, col_group) for plane in signs.unbind(-1)])
 
 
-def _solve(
-    values: Tensor, mask: Tensor, planes: int, terms: int, rounds: int, dtype: torch.dtype
-) -> Tensor:
+def _solve(values: Tensor, mask: Tensor, planes: int, terms: int, rounds: int, dtype: torch.dtype) -> Tensor:
     """Scales ``[groups, P]`` in `dtype` for ``values [groups, size]``; ``mask`` is 1 inside and 0 in the padding."""
     best = _rounded(_greedy(values, mask, planes), terms, dtype)
     signs = _nearest_signs(values, best.to(values.dtype)).to(values.dtype)

@@ -77,9 +77,7 @@ def dense_linear_counts(m: int, n: int, k: int, bias: bool = False) -> OpCounts:
     return OpCounts(multiply=m * n * k, add=m * n * _accumulates(k, bias))
 
 
-def shift_linear_counts(
-    m: int, n: int, k: int, terms: int = 1, bias: bool = False, groups: int = 1
-) -> OpCounts:
+def shift_linear_counts(m: int, n: int, k: int, terms: int = 1, bias: bool = False, groups: int = 1) -> OpCounts:
     """Weights that are sums of ``terms`` powers of two, with ``G`` power-of-two scales per output.
 
     ``M*N*K*terms`` shifts for the weights and ``M*N*G`` for the scales; ``M*N*(K*terms - 1 + bias)`` adds.

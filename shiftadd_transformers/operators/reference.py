@@ -116,9 +116,7 @@ def exact_power(exponent: Tensor) -> Tensor:
     return torch.tensor(powers, dtype=torch.float64, device=exponent.device).view(exponent.shape)
 
 
-def _integer_linear(
-    x: Tensor, weight: Tensor, exponent: Tensor, group: Tensor, bias: Tensor | None
-) -> Tensor:
+def _integer_linear(x: Tensor, weight: Tensor, exponent: Tensor, group: Tensor, bias: Tensor | None) -> Tensor:
     rows = _rows(x.detach().float()).float()
     scale = torch.stack([_row_scale(row) for row in rows]) if len(rows) else rows.new_zeros(0)
     codes = torch.nan_to_num((rows / scale.unsqueeze(1)).round().clamp(-127, 127)).long()

@@ -87,9 +87,7 @@ def shift_linear(
     if activation_bits not in (0, 8):
         raise ValueError(f"activation_bits must be 0 (float) or 8, got {activation_bits}")
     x = autocast_like_linear(x)
-    return _shift_linear(
-        x, weight_packed, weight_exponent, bias, bits, terms, zero, group_size, activation_bits
-    )
+    return _shift_linear(x, weight_packed, weight_exponent, bias, bits, terms, zero, group_size, activation_bits)
 
 
 def check_shift_weight(k: int, packed: Tensor, exponent: Tensor, fmt: Po2Format, group_size: int) -> None:

@@ -64,12 +64,17 @@ def shift_add_linear(
     check_shift_weight(x.shape[-1], weight_packed, weight_exponent, Po2Format(bits, terms, zero), group_size)
     n = weight_packed.shape[0]
     if not (adder_weight.dtype == torch.int8 and tuple(adder_weight.shape) == (n, n)):
-        raise ValueError(
-            f"adder_weight must be int8 ({n}, {n}), got {adder_weight.dtype} {tuple(adder_weight.shape)}"
-        )
+        raise ValueError(f"adder_weight must be int8 ({n}, {n}), got {adder_weight.dtype} {tuple(adder_weight.shape)}")
     check_exponent_scalar(adder_exponent)
     return _shift_add_linear(
-        autocast_like_linear(x), weight_packed, weight_exponent, adder_weight, adder_exponent, bits, terms, zero,
+        autocast_like_linear(x),
+        weight_packed,
+        weight_exponent,
+        adder_weight,
+        adder_exponent,
+        bits,
+        terms,
+        zero,
         group_size,
     )
 

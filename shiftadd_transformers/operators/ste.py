@@ -153,9 +153,7 @@ def denseshift_weight(sign: Tensor, shift: Tensor) -> Tensor:
     return straight_through(positive * torch.sqrt(count + 1), value)
 
 
-def denseshift_tensors_from(
-    exponent: Tensor, sign: Tensor, count: int, std: float = 1e-3
-) -> tuple[Tensor, Tensor]:
+def denseshift_tensors_from(exponent: Tensor, sign: Tensor, count: int, std: float = 1e-3) -> tuple[Tensor, Tensor]:
     """Sign and shift tensors of low variance whose :func:`denseshift_weight` is ``sign * 2**exponent``.
 
     Distances to the thresholds are drawn as ``|N(0, std**2)|``: small, so that small gradients can still move a

@@ -31,9 +31,7 @@ class TokenBatches(torch.utils.data.Dataset[list[tuple[list[int], list[int]]]]):
     resumed.
     """
 
-    def __init__(
-        self, examples: Sequence[tuple[list[int], list[int]]], batch_tokens: int, seed: int = 0
-    ) -> None:
+    def __init__(self, examples: Sequence[tuple[list[int], list[int]]], batch_tokens: int, seed: int = 0) -> None:
         self.examples = examples
         self.seed = seed
         lengths = sorted(map(_length, examples))
@@ -103,9 +101,7 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[Pair], max_length: int) -> list
 def _marian_ids(tokenizer: Any, pieces: Any, texts: list[str]) -> list[list[int]]:
     """What `tokenizer(texts)` gives, several times faster: the stock one works sentence by sentence."""
     known, unknown, end = tokenizer.get_vocab(), tokenizer.unk_token_id, tokenizer.eos_token_id
-    return [
-        [*(known.get(piece, unknown) for piece in row), end] for row in pieces.encode(texts, out_type=str)
-    ]
+    return [[*(known.get(piece, unknown) for piece in row), end] for row in pieces.encode(texts, out_type=str)]
 
 
 def _length(example: tuple[list[int], list[int]]) -> int:

@@ -36,9 +36,7 @@ class Message(NamedTuple):
     kind: str  # "plain" | "header" | "with context" | "plural" | "undecodable"
 
 
-def harvest(
-    language: str, source_language: str = "en", folders: Iterable[str] = ()
-) -> tuple[list[Pair], Report]:
+def harvest(language: str, source_language: str = "en", folders: Iterable[str] = ()) -> tuple[list[Pair], Report]:
     """Every plain message of all catalogs but ISO name lists, as a raw pair (cleaning comes later).
 
     Two languages other than English meet through the English message of the same catalog.
@@ -105,10 +103,7 @@ def parse_mo(data: bytes) -> Iterator[Message]:
     if order is None or len(data) < 20:
         raise TaskError("not a gettext catalog")
     count, originals, translations = struct.unpack_from(order + "3I", data, 8)
-    raw = [
-        (_entry(data, order, originals + 8 * i), _entry(data, order, translations + 8 * i))
-        for i in range(count)
-    ]
+    raw = [(_entry(data, order, originals + 8 * i), _entry(data, order, translations + 8 * i)) for i in range(count)]
     charset = _charset(dict(raw).get(b"", b""))
     for original, translation in raw:
         yield _message(original, translation, charset)

@@ -105,12 +105,8 @@ def _choice(draw: random.Random, shared: dict[str, list[str]]) -> dict[str, Any]
         "moment": moment,
         "format": draw.choice(["full", "long", "medium"]),
         "skeleton": draw.choice(["yMMMMd", "MMMMEEEEd", "yMMMM", "yMMMEd", "Hm", "MMMMd"]),
-        "delta": datetime.timedelta(
-            seconds=draw.choice([-1, 1]) * draw.randrange(1, 60) * draw.choice(_SECONDS)
-        ),
-        "number": draw.choice(
-            [1, 2, 3, 5, draw.randrange(100), draw.randrange(10_000), round(draw.uniform(0, 99), 1)]
-        ),
+        "delta": datetime.timedelta(seconds=draw.choice([-1, 1]) * draw.randrange(1, 60) * draw.choice(_SECONDS)),
+        "number": draw.choice([1, 2, 3, 5, draw.randrange(100), draw.randrange(10_000), round(draw.uniform(0, 99), 1)]),
         "unit": draw.choice(_UNITS),
         "currency": draw.choice(shared["currencies"]),
         "territories": draw.sample(shared["territories"], draw.randrange(2, 5)),
@@ -155,16 +151,12 @@ def _price(locale: Any, choice: dict[str, Any]) -> str:
 def _list(locale: Any, choice: dict[str, Any]) -> str:
     from babel.lists import format_list
 
-    return format_list(
-        [locale.territories[key] for key in choice["territories"]], choice["style"], locale=locale
-    )
+    return format_list([locale.territories[key] for key in choice["territories"]], choice["style"], locale=locale)
 
 
 def _tongues(locale: Any, choice: dict[str, Any]) -> str:
     """Languages of a country and a time: a longer phrase, built in one order for every language."""
     from babel.lists import format_list
 
-    spoken = format_list(
-        [locale.languages[key] for key in choice["languages"]], choice["style"], locale=locale
-    )
+    spoken = format_list([locale.languages[key] for key in choice["languages"]], choice["style"], locale=locale)
     return f"{locale.territories[choice['territories'][0]]}: {spoken} ({_delta(locale, choice)})"

@@ -11,15 +11,11 @@ from functools import lru_cache
 
 from tasks.translation.pairs import Pair, Report
 
-PRINTF = re.compile(
-    r"%(?:\d+\$)?[-+ #0']*(?:\*|\d+)?(?:\.(?:\*|\d+))?(?:hh|h|ll|l|L|q|j|z|Z|t)?[diouxXeEfFgGaAcsSpnm]"
-)
+PRINTF = re.compile(r"%(?:\d+\$)?[-+ #0']*(?:\*|\d+)?(?:\.(?:\*|\d+))?(?:hh|h|ll|l|L|q|j|z|Z|t)?[diouxXeEfFgGaAcsSpnm]")
 NAMED = re.compile(r"%\(\w+\)[#0-9.+-]*[a-zA-Z]|\$?\{[\w.!:]*\}|%\{\w+\}|<[\w/][^<>]{0,60}>|&\w+;")
 _WORD = re.compile(r"[^\W\d_]+")
 _SPACE = re.compile(r"[\s\u200b\ufeff]+")
-_CONTROL = re.compile(
-    r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200c-\u200f\u202a-\u202e\u2060-\u206f\ufff0-\uffff]"
-)
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200c-\u200f\u202a-\u202e\u2060-\u206f\ufff0-\uffff]")
 _MNEMONIC_TAIL = re.compile(r"\s*\([_&][A-Za-z0-9]\)")  # Japanese style: "開く(_O)"
 _SCRIPTS = {
     "CYRILLIC": "be bg kk ky mk mn ru sr tg tt uk",
@@ -125,9 +121,7 @@ def strip_mnemonic(text: str) -> str:
         if text.count(mark) != 1 or match is None or len(text.split()) > 5 or re.search(r"&#?\w+;", text):
             continue
         inside = match.start() > 0 and text[match.start() - 1].isalnum()
-        if not inside or (
-            mark == "_" and text[0].isupper() and text[: match.start()].isalpha() and len(text) < 20
-        ):
+        if not inside or (mark == "_" and text[0].isupper() and text[: match.start()].isalpha() and len(text) < 20):
             return text[: match.start()] + text[match.start() + 1 :]
     return text
 
@@ -149,9 +143,7 @@ def _prepared(raw: Pair, strict: bool) -> Iterator[Pair]:
         yield Pair(source, target)
 
 
-def _fault(
-    pair: Pair, strict: bool, languages: tuple[str, str], max_chars: int, max_ratio: float
-) -> str | None:
+def _fault(pair: Pair, strict: bool, languages: tuple[str, str], max_chars: int, max_ratio: float) -> str | None:
     """Why a pair is dropped, or None."""
     source, target = pair
     if not source or not target:

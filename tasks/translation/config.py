@@ -92,9 +92,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.d_model % self.heads:
-            raise TaskError(
-                f"model.d_model ({self.d_model}) must be a multiple of model.heads ({self.heads})"
-            )
+            raise TaskError(f"model.d_model ({self.d_model}) must be a multiple of model.heads ({self.heads})")
 
 
 @dataclass(frozen=True)
@@ -137,9 +135,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0 or self.batch_tokens < 1 or self.eval_steps < 1 or self.max_length < 2:
-            raise TaskError(
-                "train: learning_rate, batch_tokens and eval_steps must be positive, max_length above 1"
-            )
+            raise TaskError("train: learning_rate, batch_tokens and eval_steps must be positive, max_length above 1")
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise TaskError("train.max_minutes must be positive")
 

@@ -56,9 +56,7 @@ def distillation(student: Any, start: Any, config: PlanConfig) -> Any:
 
     teacher = start if config.distill.teacher is None else load_model(config.distill.teacher)[0]
     if teacher is None:
-        raise TaskError(
-            "plan.distill needs a teacher: set plan.distill.teacher or start from model.pretrained"
-        )
+        raise TaskError("plan.distill needs a teacher: set plan.distill.teacher or start from model.pretrained")
     try:
         loss = Distillation(teacher, alpha=config.distill.alpha, temperature=config.distill.temperature)
         return loss.attach(student)

@@ -38,9 +38,7 @@ def load_pairs(config: DataConfig) -> Corpus:
     train = _cleaned(parts["train"], config, report)
     if not train:
         raise TaskError(f"the corpus is empty after cleaning ({report})")
-    held = {
-        name: _cleaned(parts[name], config, Report(name)) for name in ("validation", "test") if name in parts
-    }
+    held = {name: _cleaned(parts[name], config, Report(name)) for name in ("validation", "test") if name in parts}
     return _cut(train, held, config, report)
 
 
@@ -48,9 +46,7 @@ def save_corpus(corpus: Corpus, folder: str | Path) -> None:
     """Write the held-out parts and the report, so that a later evaluation scores the same sentences."""
     for name in ("validation", "test"):
         write_pairs(Path(folder) / f"{name}.jsonl", getattr(corpus, name))
-    write_text(
-        Path(folder) / "report.json", json.dumps(corpus.summary(), indent=2, ensure_ascii=False) + "\n"
-    )
+    write_text(Path(folder) / "report.json", json.dumps(corpus.summary(), indent=2, ensure_ascii=False) + "\n")
 
 
 def write_pairs(path: str | Path, pairs: Iterable[Pair]) -> None:
@@ -114,9 +110,7 @@ def _auto(language: str, config: DataConfig) -> tuple[list[Pair], Report]:
         report.notes.append(f"auto: message catalogs ({found} pairs)")
         return raw, report
     pairs, report = cldr.compose(language, config.source_language)
-    report.notes.append(
-        f"auto: CLDR, because catalogs give only {found} pairs (fewer than {ENOUGH_CATALOGS})"
-    )
+    report.notes.append(f"auto: CLDR, because catalogs give only {found} pairs (fewer than {ENOUGH_CATALOGS})")
     return pairs, report
 
 

@@ -135,9 +135,7 @@ def evaluate_run(
     pairs = load_split(run / "data", split)
     network, tokenizer = load_model(run / name)
     language = json.loads((run / "data" / "report.json").read_text(encoding="utf-8"))["target_language"]
-    scores, hypotheses = evaluate(
-        network, tokenizer, pairs, decode, target_language=language, progress=progress
-    )
+    scores, hypotheses = evaluate(network, tokenizer, pairs, decode, target_language=language, progress=progress)
     save_scores(run / "results" / f"{name}-{split}-beam{decode.beams}", scores, pairs, hypotheses)
     return scores
 
@@ -159,7 +157,5 @@ def locate_run(path: str | Path, model: str = "model") -> tuple[Path, str]:
             if (run / name / "config.json").is_file():
                 return run, name
             trained = sorted(found.parent.name for found in run.glob("*/config.json"))
-            raise TaskError(
-                f"{run} has no model {name!r}; it has: {', '.join(trained) or 'none yet (train first)'}"
-            )
+            raise TaskError(f"{run} has no model {name!r}; it has: {', '.join(trained) or 'none yet (train first)'}")
     raise TaskError(f"{path} is not a run folder (no config.toml and data/ in it or beside it)")

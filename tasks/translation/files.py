@@ -102,9 +102,7 @@ def choose_columns(record: Row, config: DataConfig, origin: str) -> tuple[str, s
             raise TaskError(f"{origin}: no column {name!r}{nearest(name, record)}")
     if chosen[0] is None or chosen[1] is None or chosen[0] == chosen[1]:
         few = "only one text column" if len(texts) == 1 else "cannot tell which columns are source and target"
-        raise TaskError(
-            f"{origin}: {few}; columns: {_listing(record)}. Set data.source_column and data.target_column"
-        )
+        raise TaskError(f"{origin}: {few}; columns: {_listing(record)}. Set data.source_column and data.target_column")
     return chosen[0], chosen[1]
 
 
@@ -158,9 +156,7 @@ def _table(path: Path, config: DataConfig) -> Iterator[tuple[str, Row]]:
             if named:
                 continue
         if len(cells) != len(header):
-            raise TaskError(
-                f"{path}:{reader.line_num}: {len(cells)} columns where {len(header)} are expected"
-            )
+            raise TaskError(f"{path}:{reader.line_num}: {len(cells)} columns where {len(header)} are expected")
         yield f"{path}:{reader.line_num}", dict(zip(header, cells, strict=True))
 
 

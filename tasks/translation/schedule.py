@@ -77,9 +77,7 @@ class Pace(TrainerCallback):
         """Start the clock, less the time of earlier sessions."""
         self.started = time.monotonic() - self.schedule.elapsed
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Estimate the end anew, and stop there."""
         self.schedule.elapsed = time.monotonic() - self.started
         if self.seconds is not None:
@@ -136,9 +134,7 @@ class StopOnSignal(TrainerCallback):
         self.asked = True
         print("\nstopping: a checkpoint is written first (Ctrl-C again to stop at once)", file=sys.stderr)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop, if asked to and training is not over anyway."""
         if self.asked:
             control.should_save = control.should_training_stop = True
@@ -157,13 +153,9 @@ class Progress(TrainerCallback):
     ) -> None:
         """Open the bar."""
         slow = 0.5 if sys.stderr.isatty() else 30.0
-        self.bar = tqdm(
-            desc=self.label, unit="step", initial=state.global_step, mininterval=slow, smoothing=0.05
-        )
+        self.bar = tqdm(desc=self.label, unit="step", initial=state.global_step, mininterval=slow, smoothing=0.05)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """One step on."""
         self.bar.total = state.max_steps if state.max_steps < UNKNOWN_END else None
         self.bar.update(state.global_step - self.bar.n)

@@ -58,9 +58,7 @@ class Run:
     fit: Fit
 
 
-def train(
-    config: TranslationConfig, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
-) -> Run:
+def train(config: TranslationConfig, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> Run:
     """Load data, train the vocabulary, train the model, save it.
 
     Args:
@@ -81,10 +79,7 @@ def train(
     say = (lambda text: None) if quiet else print
     corpus = load_pairs(config.data)
     save_corpus(corpus, folder / "data")
-    say(
-        f"{corpus.report}\n"
-        f"  train {len(corpus.train)}, validation {len(corpus.validation)}, test {len(corpus.test)}"
-    )
+    say(f"{corpus.report}\n  train {len(corpus.train)}, validation {len(corpus.validation)}, test {len(corpus.test)}")
     set_seed(config.seed)
     model, tokenizer = make_model(config, corpus, folder, resume=resume)
     loss, optimizer = prepare_plan(model, config)
@@ -102,10 +97,7 @@ def train(
     )
     if fit_result.interrupted:
         raise Interrupted(f"stopped at step {fit_result.steps}; a checkpoint is in {folder / 'checkpoints'}")
-    say(
-        f"validation loss {fit_result.validation_loss:.4f} after {fit_result.steps} steps"
-        f" ({fit_result.weights})"
-    )
+    say(f"validation loss {fit_result.validation_loss:.4f} after {fit_result.steps} steps ({fit_result.weights})")
     save_model(model, tokenizer, folder / "model")
     if config.plan is not None and config.plan.pack:
         conversion.save_packed(copy.deepcopy(model), tokenizer, folder / "packed")
@@ -127,9 +119,7 @@ def prepare_folder(config: TranslationConfig, *, resume: bool, overwrite: bool) 
     return folder
 
 
-def make_model(
-    config: TranslationConfig, corpus: Corpus, folder: Path, *, resume: bool = False
-) -> tuple[Any, Any]:
+def make_model(config: TranslationConfig, corpus: Corpus, folder: Path, *, resume: bool = False) -> tuple[Any, Any]:
     """A pretrained model with its tokenizer, or a fresh one with a vocabulary trained on the corpus."""
     if config.model.pretrained is not None:
         return load_model(config.model.pretrained)
@@ -253,9 +243,7 @@ def total_steps(config: TrainConfig, batches: int) -> int:
     return config.max_steps or max(1, round(config.epochs * batches / config.gradient_accumulation))
 
 
-def training_arguments(
-    config: TrainConfig, folder: str | Path, seed: int, steps: int
-) -> Seq2SeqTrainingArguments:
+def training_arguments(config: TrainConfig, folder: str | Path, seed: int, steps: int) -> Seq2SeqTrainingArguments:
     """The stock arguments; the batch size is 1 because an item of the data set is a whole batch."""
     distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1  # without torchrun, naming a backend is an error
     return Seq2SeqTrainingArguments(
@@ -314,9 +302,7 @@ def _encoded(tokenizer: Any, pairs: Any, config: TrainConfig, part: str) -> list
 def _finish(trainer: Any, config: TrainConfig, folder: Path, schedule: Schedule, *, interrupted: bool) -> Fit:
     """Choose between the best checkpoint (already loaded) and the average of the last ones."""
     best = trainer.state.best_metric if trainer.state.best_metric is not None else float("nan")
-    result = Fit(
-        trainer.model, best, trainer.state.global_step, schedule.elapsed / 60, interrupted, "best checkpoint"
-    )
+    result = Fit(trainer.model, best, trainer.state.global_step, schedule.elapsed / 60, interrupted, "best checkpoint")
     last = checkpoints(folder)[-config.average_checkpoints :] if config.average_checkpoints > 1 else []
     if interrupted or len(last) < 2:
         return result

@@ -34,26 +34,20 @@ def translate(
     decode = decode or DecodeConfig()
     texts = [" ".join(text.split()) for text in texts]
     longest_first = sorted((i for i, text in enumerate(texts) if text), key=lambda i: -len(texts[i]))
-    batches = [
-        longest_first[i : i + decode.batch_size] for i in range(0, len(longest_first), decode.batch_size)
-    ]
+    batches = [longest_first[i : i + decode.batch_size] for i in range(0, len(longest_first), decode.batch_size)]
     results = [""] * len(texts)
     training = model.training
     model.eval()
     with torch.inference_mode():
         for batch in tqdm(batches, desc="translating", unit="batch", leave=False, disable=not progress):
-            for i, text in zip(
-                batch, _generate(model, tokenizer, [texts[i] for i in batch], decode), strict=True
-            ):
+            for i, text in zip(batch, _generate(model, tokenizer, [texts[i] for i in batch], decode), strict=True):
                 results[i] = text
     model.train(training)
     return results
 
 
 def _generate(model: Any, tokenizer: Any, texts: list[str], decode: DecodeConfig) -> list[str]:
-    inputs = tokenizer(
-        texts, return_tensors="pt", padding=True, truncation=True, max_length=_longest_input(model)
-    )
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=_longest_input(model))
     ids = model.generate(
         input_ids=inputs["input_ids"].to(model.device),
         attention_mask=inputs["attention_mask"].to(model.device),

@@ -59,9 +59,7 @@ def test_adder(shape):
     m, n, k = shape
     per_output = k + (k - 1) + 1  # subtract, accumulate, minus
     assert adder_linear_counts(m, n, k) == OpCounts(add=m * n * per_output)
-    assert adder_linear_counts(m, n, k, bias=True, scales=2) == OpCounts(
-        add=m * n * (per_output + 1), shift=2 * m * n
-    )
+    assert adder_linear_counts(m, n, k, bias=True, scales=2) == OpCounts(add=m * n * (per_output + 1), shift=2 * m * n)
 
 
 def test_shift_add_is_the_cascade():
@@ -91,9 +89,7 @@ def test_bcq_without_tables():
     assert counts == OpCounts(shift=6 * 2, add=6 * (2 * 16 - 1))
 
 
-@pytest.mark.parametrize(
-    ("planes", "n", "wins"), [(1, 36, True), (1, 37, False), (3, 12, True), (3, 13, False)]
-)
+@pytest.mark.parametrize(("planes", "n", "wins"), [(1, 36, True), (1, 37, False), (3, 12, True), (3, 13, False)])
 def test_bcq_tables_pay_off_from_37_outputs_times_planes(planes, n, wins):
     adds = [bcq_linear_counts(1, n, 8, planes, lut=lut).add for lut in (False, True)]
     assert (adds[0] < adds[1]) is wins

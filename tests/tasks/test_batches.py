@@ -45,8 +45,7 @@ def test_text_survives_the_tokenizer(tokenizer, tmp_path):
 def test_fast_encoding_equals_the_tokenizer(tokenizer):
     pairs = [*PAIRS, Pair("unknown ß %s", "Ω x"), Pair(" a  b", "c")]
     expected = [
-        (tokenizer(source)["input_ids"], tokenizer(text_target=target)["input_ids"])
-        for source, target in pairs
+        (tokenizer(source)["input_ids"], tokenizer(text_target=target)["input_ids"]) for source, target in pairs
     ]
     assert encode_pairs(tokenizer, pairs, 1000) == expected
     assert all(max(map(len, example)) <= 5 for example in encode_pairs(tokenizer, pairs, 5))

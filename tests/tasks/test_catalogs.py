@@ -74,9 +74,7 @@ def test_two_languages_meet_through_english(locale_dir):
 def test_an_unknown_language_lists_what_is_there(locale_dir):
     locale_dir("fr", "a", {"File": "Fichier"})
     root = locale_dir("fr", "b", {"File": "Fichier"})
-    with pytest.raises(
-        TaskError, match=r"no message catalogs for language 'xx'(.|\n)*fr \(2\)(.|\n)*cldr:xx"
-    ):
+    with pytest.raises(TaskError, match=r"no message catalogs for language 'xx'(.|\n)*fr \(2\)(.|\n)*cldr:xx"):
         harvest("xx", folders=[root])
     assert languages([root]) == {"fr": 2}
 

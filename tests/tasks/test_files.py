@@ -44,15 +44,9 @@ def test_jsonl_columns(tmp_path, rows, options):
 
 def test_tables(tmp_path):
     assert read(write(tmp_path / "a.tsv", "a cat\teine Katze\na dog\tein Hund\n")) == CAT
-    assert (
-        read(write(tmp_path / "b.tsv", "id\tsource\ttarget\n1\ta cat\teine Katze\n2\ta dog\tein Hund\n"))
-        == CAT
-    )
+    assert read(write(tmp_path / "b.tsv", "id\tsource\ttarget\n1\ta cat\teine Katze\n2\ta dog\tein Hund\n")) == CAT
     assert read(write(tmp_path / "c.tsv", 'say "hi\tsag "hallo\n')) == [Pair('say "hi', 'sag "hallo')]
-    assert (
-        read(write(tmp_path / "d.csv", 'en,de\n"a cat","eine Katze"\na dog,ein Hund\n'), target_language="de")
-        == CAT
-    )
+    assert read(write(tmp_path / "d.csv", 'en,de\n"a cat","eine Katze"\na dog,ein Hund\n'), target_language="de") == CAT
 
 
 def test_parquet(tmp_path):

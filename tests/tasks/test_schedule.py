@@ -19,9 +19,7 @@ def test_warm_up_reaches_the_peak(kind):
     assert schedule(101) == pytest.approx(1.0, abs=0.02)
 
 
-@pytest.mark.parametrize(
-    ("kind", "end"), [("cosine", 0), ("linear", 0), ("inverse_sqrt", 0.1), ("constant", 1)]
-)
+@pytest.mark.parametrize(("kind", "end"), [("cosine", 0), ("linear", 0), ("inverse_sqrt", 0.1), ("constant", 1)])
 def test_the_end(kind, end):
     assert Schedule(kind, 100, 10_000)(10_000) == pytest.approx(end, abs=1e-3)
 

@@ -22,9 +22,7 @@ def few_phrases(monkeypatch):
 
 @pytest.fixture
 def hub(monkeypatch):
-    loaded = datasets.DatasetDict(
-        {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS)}
-    )
+    loaded = datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS)})
     monkeypatch.setattr(datasets, "load_dataset", lambda name, subset: loaded)
 
 
@@ -41,9 +39,7 @@ def test_hub_offline(monkeypatch):
         raise ConnectionError("Couldn't reach the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(
-        TaskError, match=r"hub:wmt14 could not be loaded (.|\n)*data.source = \"pairs.jsonl\""
-    ):
+    with pytest.raises(TaskError, match=r"hub:wmt14 could not be loaded (.|\n)*data.source = \"pairs.jsonl\""):
         load_pairs(DataConfig(source="hub:wmt14"))
 
 

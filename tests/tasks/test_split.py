@@ -32,9 +32,7 @@ def corpus():
         "17",
         "http://x.org/y",
     ]
-    return [
-        Pair(f"{start} {name} {word}", "x") for start in FAMILIES for word in "abcdefghijk" for name in names
-    ]
+    return [Pair(f"{start} {name} {word}", "x") for start in FAMILIES for word in "abcdefghijk" for name in names]
 
 
 def test_no_template_is_shared_and_held_out_parts_have_each_once():
@@ -85,9 +83,7 @@ def test_the_order_of_the_corpus_does_not_decide():
 def test_the_hash_is_the_same_in_another_process():
     code = "from tasks.translation.split import position; print(position('open file'))"
     environment = {**os.environ, "PYTHONHASHSEED": "123", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert int(done.stdout) == position("open file")
 
 

@@ -81,21 +81,15 @@ def test_the_model_learns_to_reverse(config):
         quiet=True,
     )
     pairs = run.corpus.test
-    found = translate(
-        run.model, run.tokenizer, [pair.source for pair in pairs], DecodeConfig(beams=1, max_length=12)
-    )
+    found = translate(run.model, run.tokenizer, [pair.source for pair in pairs], DecodeConfig(beams=1, max_length=12))
     assert sum(text == pair.target for text, pair in zip(found, pairs, strict=True)) > 0.5 * len(pairs)
 
 
 def test_translation_keeps_the_order_and_empty_lines(config):
     run = train(config(), quiet=True)
     texts = ["ab cd", "", "op", "ab cd ef gh ij"]
-    alone = [
-        translate(run.model, run.tokenizer, [text], DecodeConfig(beams=1, max_length=5))[0] for text in texts
-    ]
-    assert (
-        translate(run.model, run.tokenizer, texts, DecodeConfig(beams=1, max_length=5, batch_size=2)) == alone
-    )
+    alone = [translate(run.model, run.tokenizer, [text], DecodeConfig(beams=1, max_length=5))[0] for text in texts]
+    assert translate(run.model, run.tokenizer, texts, DecodeConfig(beams=1, max_length=5, batch_size=2)) == alone
     assert alone[1] == ""
 
 
@@ -185,9 +179,7 @@ def test_bad_plans(config, plan, message):
 def test_loss_is_the_mean_over_tokens():
     logits, labels = torch.randn(2, 3, 5), torch.tensor([[1, 2, -100], [4, -100, -100]])
     outputs = type("Outputs", (), {"logits": logits})
-    expected = torch.nn.functional.cross_entropy(
-        logits[labels != -100], labels[labels != -100], label_smoothing=0.1
-    )
+    expected = torch.nn.functional.cross_entropy(logits[labels != -100], labels[labels != -100], label_smoothing=0.1)
     assert torch.allclose(SmoothedCrossEntropy(0.1)(outputs, labels), expected)
     assert torch.allclose(SmoothedCrossEntropy(0.1)(outputs, labels, torch.tensor(6)), expected / 2)
     with torch.no_grad():
