@@ -209,7 +209,7 @@ def _train(config: TranslationConfig, title: str, quiet: bool) -> None:
 
     folder = Path(config.run_dir)
     finished = [folder / "model"] + ([folder / "packed"] if config.plan else [])
-    if all(path.is_dir() for path in finished):
+    if all((path / "config.json").is_file() for path in finished):
         return
     _say(title, quiet)
     resume = bool(checkpoints(folder / "checkpoints"))

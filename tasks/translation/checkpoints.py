@@ -1,10 +1,8 @@
-"""How are weights saved so that nothing is lost, found again, and averaged?"""
+"""Which checkpoints of a training are complete, and what is their average?"""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,31 +45,3 @@ def average_checkpoints(folders: Sequence[str | Path]) -> dict[str, Any]:
         else value
         for name, value in last.items()
     }
-
-
-def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
-    """Write model and tokenizer beside the target and swap: a full disk leaves the old folder as it was.
-
-    Args:
-        model: anything with `save_pretrained`.
-        tokenizer: the same.
-        folder: replaced as a whole.
-    """
-    folder = Path(folder)
-    fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{word}") for word in ("tmp", "old"))
-    try:
-        model.save_pretrained(str(fresh))
-        tokenizer.save_pretrained(str(fresh))
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-    finally:
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        for leftover in (fresh, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def folder_bytes(folder: str | Path) -> int:
-    """Size of the weight files in a model folder."""
-    return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))

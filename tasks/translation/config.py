@@ -73,8 +73,8 @@ class TokenizerConfig:
 class ModelConfig:
     """`[model]`: a Marian transformer of this size, or `pretrained`: a seq2seq folder or hub name.
 
-    The defaults suit minutes on two cores; a long training of a larger model wants `dropout`. `init_std` is the
-    deviation of all initial weights: Marian normalises after each residual sum, and such a network leaves its
+    The defaults suit minutes on two cores; a long training of a larger model wants `dropout`. `init_std` is
+    the deviation of all initial weights: Marian normalises after each residual sum, and such a network leaves its
     first plateau sooner the smaller its branches start.
     """
 
@@ -102,16 +102,16 @@ class TrainConfig:
     Args:
         learning_rate, schedule, warmup_steps: peak, and the curve down from it (`constant` stays).
         epochs, max_steps: the end; `max_steps` wins over `epochs`.
-        max_minutes: ends training by the clock instead (`max_steps` is then a cap, `epochs` unused). The number
-            of steps is estimated from the measured speed, so that the schedule still reaches its end.
+        max_minutes: ends training by the clock instead (`max_steps` is then a cap, `epochs` unused). The
+            number of steps is estimated from the measured speed, so that the schedule still reaches its end.
         batch_tokens: padded source and target tokens in one batch.
         max_length: longest source or target in tokens; longer pairs are left out of training.
         eval_steps: validate and save a checkpoint so often.
         keep_checkpoints: how many to keep on disk.
         average_checkpoints: average the weights of the last so many; kept if better on validation than the
             best.
-        threads: CPU threads; none leaves PyTorch's choice, which is slower than 1 where other programs keep the
-            cores busy.
+        threads: CPU threads; none leaves PyTorch's choice, which is slower than 1 where other programs
+            keep the cores busy.
     """
 
     learning_rate: float = 1.5e-3

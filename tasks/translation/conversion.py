@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import TaskError
-from tasks.translation.checkpoints import save_model
 from tasks.translation.config import PlanConfig
 from tasks.translation.model import load_model
 
@@ -68,6 +67,5 @@ def save_packed(model: Any, tokenizer: Any, folder: str | Path) -> Any:
     """Pack a latent model in place (integer codes and scales) and save it."""
     from shiftadd_transformers import hf
 
-    hf.pack_(model)
-    save_model(model, tokenizer, folder)
+    hf.save(hf.pack_(model), folder, tokenizer)
     return model

@@ -20,11 +20,12 @@ from torch.nn import functional as F
 from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from shiftadd_transformers.hf import save
 from tasks.config import write_config, write_text
 from tasks.errors import Interrupted, TaskError
 from tasks.translation import conversion
 from tasks.translation.batches import IGNORED, Collator, TokenBatches, encode_pairs
-from tasks.translation.checkpoints import average_checkpoints, checkpoints, save_model
+from tasks.translation.checkpoints import average_checkpoints, checkpoints
 from tasks.translation.config import TrainConfig, TranslationConfig
 from tasks.translation.data import load_pairs, save_corpus
 from tasks.translation.model import build_model, load_model
@@ -98,7 +99,7 @@ def train(config: TranslationConfig, *, resume: bool = False, overwrite: bool = 
     if fit_result.interrupted:
         raise Interrupted(f"stopped at step {fit_result.steps}; a checkpoint is in {folder / 'checkpoints'}")
     say(f"validation loss {fit_result.validation_loss:.4f} after {fit_result.steps} steps ({fit_result.weights})")
-    save_model(model, tokenizer, folder / "model")
+    save(model, folder / "model", tokenizer)
     if config.plan is not None and config.plan.pack:
         conversion.save_packed(copy.deepcopy(model), tokenizer, folder / "packed")
     return Run(folder, model, tokenizer, corpus, fit_result)

@@ -5,9 +5,10 @@ import torch
 from safetensors.torch import save_file
 from toy import reverse_pairs
 
+from shiftadd_transformers.hf import save
 from tasks.errors import TaskError
 from tasks.translation.batches import Collator, TokenBatches, encode_pairs
-from tasks.translation.checkpoints import average_checkpoints, checkpoints, save_model
+from tasks.translation.checkpoints import average_checkpoints, checkpoints
 from tasks.translation.config import ModelConfig, TokenizerConfig
 from tasks.translation.model import build_model
 from tasks.translation.pairs import Pair
@@ -113,9 +114,9 @@ class Unsaveable:
 
 def test_a_failed_save_leaves_the_old_model(tmp_path, tokenizer):
     model = build_model(ModelConfig(d_model=16, ffn=16, heads=2), tokenizer)
-    save_model(model, tokenizer, tmp_path / "model")
+    save(model, tmp_path / "model", tokenizer)
     before = sorted((p.name, p.read_bytes()) for p in (tmp_path / "model").iterdir())
     with pytest.raises(OSError, match="No space"):
-        save_model(model, Unsaveable(), tmp_path / "model")
+        save(model, tmp_path / "model", Unsaveable())
     assert sorted((p.name, p.read_bytes()) for p in (tmp_path / "model").iterdir()) == before
     assert [p.name for p in tmp_path.iterdir()] == ["model"]

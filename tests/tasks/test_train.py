@@ -69,7 +69,7 @@ def test_a_run_and_its_scores(config, tmp_path):
 def test_the_model_learns_to_reverse(config):
     run = train(
         config(
-            model={"d_model": 64, "ffn": 64, "heads": 4},
+            model={"d_model": 64, "ffn": 64, "heads": 4, "init_std": 0.1},
             train={
                 "max_steps": 300,
                 "eval_steps": 150,
