@@ -114,7 +114,7 @@ class TrainConfig:
             keep the cores busy.
     """
 
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1.2e-3
     schedule: Literal["cosine", "inverse_sqrt", "linear", "constant"] = "cosine"
     warmup_steps: int = 100
     epochs: float = 10.0
