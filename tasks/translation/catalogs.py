@@ -23,7 +23,7 @@ from tasks.translation.pairs import Pair, Report
 
 # Languages, countries, regions, currencies and scripts of ISO standards: lists of proper names. They make up a third of
 # the pairs of a Debian machine, and learning them by heart is not translating.
-_NAME_LIST = re.compile(r"iso_\d+(-\d+)?\.mo")
+_NAME_LIST = re.compile(r"iso_\d+([-_]\d+)?\.mo")
 
 _MAGIC = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}
 

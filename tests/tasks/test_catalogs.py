@@ -86,6 +86,7 @@ def test_the_same_language_twice(locale_dir):
 
 def test_lists_of_names_are_not_text(locale_dir):
     root = locale_dir("de", "iso_639-3", {"Danish": "Dänisch"})
+    locale_dir("de", "iso_639_3", {"Danish": "Dänisch"})
     locale_dir("de", "shell", {"File": "Datei"})
     pairs, report = harvest("de", folders=[root])
     assert pairs == [Pair("File", "Datei")]
