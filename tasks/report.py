@@ -74,11 +74,11 @@ def _headline(report: Report) -> str:
     return (
         f"<h1>{_text(report['title'])}</h1><p>The packed shift-add model reaches <b>{kept:.0%}</b> of the dense "
         f"model's BLEU in <b>{packed['bytes'] / dense['bytes']:.0%}</b> of its size, with "
-        f"<b>{multiplications:.0%}</b> of the multiplications gone. It started from the dense model and trained on, with "
-        "it as a teacher; where the dense model had not finished learning, part of the score is that extra time. "
+        f"<b>{multiplications:.0%}</b> of the multiplications gone. It started from the dense model and trained on, "
+        "with it as a teacher; where the dense model had not finished learning, part of the score is that extra time. "
         f"Modelled energy is {energy['packed'] / energy['dense fp32']:.2f}× that of fp32 and "
-        f"{energy['packed'] / energy['dense int8']:.2f}× that of int8, which also quantizes the embeddings and the head; "
-        "here they stay in fp32.</p>"
+        f"{energy['packed'] / energy['dense int8']:.2f}× that of int8, which also quantizes the embeddings and the "
+        "head; here they stay in fp32.</p>"
     )
 
 
