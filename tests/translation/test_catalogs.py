@@ -1,7 +1,7 @@
 """Reading binary message catalogs: every entry is used or counted."""
 
 import pytest
-from toy import mo_bytes
+from translation.toy import mo_bytes
 
 from tasks.errors import TaskError
 from tasks.translation.catalogs import harvest, languages, parse_mo

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import save_file
-from toy import reverse_pairs
+from translation.toy import reverse_pairs
 
 from shiftadd_transformers.hf import save
 from tasks.errors import TaskError

@@ -1,13 +1,9 @@
 """Fixtures of the task tests."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # for toy.py; tests are no package
-from toy import mo_bytes, reverse_pairs
+from translation.toy import mo_bytes, reverse_pairs
 
 
 @pytest.fixture
