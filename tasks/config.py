@@ -66,7 +66,7 @@ def apply_overrides(kind: type[Any], tables: Mapping[str, Any], overrides: Itera
 def parse_override(kind: type[Any], text: str) -> tuple[list[str], Any]:
     """Split `a.b=value`; the value is TOML where that parses, and bare text otherwise.
 
-    Example:
+    Examples:
         >>> from tasks.translation.config import TranslationConfig
         >>> parse_override(TranslationConfig, "train.learning_rate=1e-3")
         (['train', 'learning_rate'], 0.001)

@@ -24,7 +24,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     Returns:
         "; did you mean a, b?" or, where nothing is close, "; known: ..." with all of them.
 
-    Example:
+    Examples:
         >>> nearest("learning_rat", ["learning_rate", "seed"])
         "; did you mean 'learning_rate'?"
     """

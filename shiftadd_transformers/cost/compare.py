@@ -62,7 +62,7 @@ def compare(model: nn.Module | CostReport, *args: Any, **kwargs: Any) -> Compari
         *args: The model's inputs.
         **kwargs: The model's keyword inputs.
 
-    Example:
+    Examples:
         >>> import torch
         >>> both = compare(nn.Linear(64, 64, bias=False), torch.zeros(1, 64))
         >>> [report.total.weight_bytes for report in both.columns.values()]

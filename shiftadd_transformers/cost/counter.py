@@ -42,7 +42,7 @@ def count_ops(model: nn.Module, *args: Any, **kwargs: Any) -> CostReport:
     Returns:
         Rows per module and kind, totals, energy.
 
-    Example:
+    Examples:
         >>> report = count_ops(nn.Linear(4, 3), torch.zeros(2, 4))
         >>> report.total.counts
         OpCounts(multiply=24, add=24, shift=0, lookup=0)

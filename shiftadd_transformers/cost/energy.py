@@ -46,7 +46,7 @@ class EnergyTable:
         Raises:
             ValueError: The table has no figure for it.
 
-        Example:
+        Examples:
             >>> load_table("asic45").operation_pj("multiply", "float32")
             3.7
         """
@@ -113,7 +113,7 @@ def _data() -> dict[str, Any]:
 def table_names() -> list[str]:
     """The tables that :func:`load_table` knows.
 
-    Example:
+    Examples:
         >>> table_names()
         ['asic45', 'asic45-dram']
     """

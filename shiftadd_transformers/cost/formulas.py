@@ -279,7 +279,7 @@ COPIES = frozenset(_COPIES.split())
 def base_name(func: Any) -> str | None:
     """The name of an ATen operator without namespace and in-place mark; None for other libraries' operators.
 
-    Example:
+    Examples:
         >>> import torch
         >>> base_name(torch.ops.aten.add_.Tensor)
         'add'

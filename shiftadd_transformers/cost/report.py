@@ -188,7 +188,7 @@ def join_linears(shapes: Iterable[LinearShape]) -> tuple[LinearShape, ...]:
 def quantity(value: float, unit: str = "") -> str:
     """A number with three digits and an SI prefix.
 
-    Example:
+    Examples:
         >>> quantity(123456), quantity(0), quantity(2_500_000, "B")
         ('123 k', '0', '2.5 MB')
     """
@@ -203,7 +203,7 @@ def quantity(value: float, unit: str = "") -> str:
 def joules(picojoules: float) -> str:
     """Energy with three digits in the unit that suits it.
 
-    Example:
+    Examples:
         >>> joules(1234.0), joules(5.6e9)
         ('1.23 nJ', '5.6 mJ')
     """

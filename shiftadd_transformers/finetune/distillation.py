@@ -44,7 +44,7 @@ class Distillation:
         label_smoothing: Of the cross-entropy, in training only. The trainer's own option has no effect beside a
             ``compute_loss_func``.
 
-    Example:
+    Examples:
         >>> student, teacher = nn.Linear(4, 3), nn.Linear(4, 3)
         >>> loss = Distillation(teacher).attach(student)
         >>> x, labels = torch.randn(2, 4), torch.tensor([0, 2])
@@ -192,7 +192,7 @@ class _Link:
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """``T^2 * sum KL(softmax(teacher / T) || softmax(student / T))``, both ``[positions, classes]``.
 
-    Example:
+    Examples:
         >>> soft_loss(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0]]), 2.0).item()
         0.0
     """

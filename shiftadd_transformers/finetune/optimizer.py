@@ -48,7 +48,7 @@ class ShiftAddOptimizer(torch.optim.AdamW):
         weight_decay: Of groups without their own; decoupled for ``"adamw"``, in the gradient for ``"adder"``.
         **kwargs: Passed on to :class:`torch.optim.AdamW` (``foreach``, ``fused``, ``capturable``, ...).
 
-    Example:
+    Examples:
         >>> weight = nn.Parameter(torch.zeros(4))
         >>> group = {"params": [weight], "rule": "adder", "weight_decay": 0.0}
         >>> optimizer = ShiftAddOptimizer([group], lr=1.0)
@@ -124,7 +124,7 @@ def adder_gradient(gradient: Tensor | None, eta: float) -> Tensor:
     Raises:
         RuntimeError: The gradient is sparse.
 
-    Example:
+    Examples:
         >>> adder_gradient(torch.tensor([3.0, 0.0, 0.0, 4.0]), eta=0.5)
         tensor([0.6000, 0.0000, 0.0000, 0.8000])
     """
@@ -185,7 +185,7 @@ def make_optimizer(
     Raises:
         ValueError: The model has no trainable parameter (it is packed, or frozen).
 
-    Example:
+    Examples:
         >>> optimizer = make_optimizer(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), lr=1e-3)
         >>> [(group["name"], len(group["params"])) for group in optimizer.param_groups]
         [('decay', 1), ('no_decay', 3)]

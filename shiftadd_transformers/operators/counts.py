@@ -34,7 +34,7 @@ class OpCounts:
         shift: Multiplications by a power of two (an exponent add on floats, a bit shift on integers).
         lookup: Reads of a precomputed table.
 
-    Example:
+    Examples:
         >>> OpCounts(multiply=2, add=1) + OpCounts(add=3) * 2
         OpCounts(multiply=2, add=7, shift=0, lookup=0)
     """
@@ -70,7 +70,7 @@ def _ceil_div(a: int, b: int) -> int:
 def dense_linear_counts(m: int, n: int, k: int, bias: bool = False) -> OpCounts:
     """``y = x W^T + b``: ``M*N*K`` multiplications, ``M*N*(K - 1 + bias)`` adds.
 
-    Example:
+    Examples:
         >>> dense_linear_counts(2, 3, 4, bias=True)
         OpCounts(multiply=24, add=24, shift=0, lookup=0)
     """
@@ -83,7 +83,7 @@ def shift_linear_counts(m: int, n: int, k: int, terms: int = 1, bias: bool = Fal
     ``M*N*K*terms`` shifts for the weights and ``M*N*G`` for the scales; ``M*N*(K*terms - 1 + bias)`` adds.
     Grouping leaves the adds unchanged: each group saves one inside and pays it back when they are joined.
 
-    Example:
+    Examples:
         >>> shift_linear_counts(1, 2, 8, terms=2, groups=2)
         OpCounts(multiply=0, add=30, shift=36, lookup=0)
     """
@@ -102,7 +102,7 @@ def adder_linear_counts(m: int, n: int, k: int, bias: bool = False, scales: int 
         bias: Whether one value per output is added.
         scales: Power-of-two scalings of each output (grid exponent, output scale): one shift each.
 
-    Example:
+    Examples:
         >>> adder_linear_counts(1, 2, 8)
         OpCounts(multiply=0, add=32, shift=0, lookup=0)
     """
@@ -114,7 +114,7 @@ def shift_add_linear_counts(
 ) -> OpCounts:
     """ShiftAddNet's cascade: :func:`shift_linear_counts` of ``K -> N``, then adder counts of ``N -> N``.
 
-    Example:
+    Examples:
         >>> shift_add_linear_counts(1, 2, 8)
         OpCounts(multiply=0, add=22, shift=18, lookup=0)
     """
@@ -154,7 +154,7 @@ def bcq_linear_counts(
         lut: ``False`` counts the plain signed accumulation (``P*K`` taps per output, scaled at the cheaper
             end) that needs no table; it has fewer adds while ``7*P*N < 256``: for very narrow layers.
 
-    Example:
+    Examples:
         >>> bcq_linear_counts(1, 100, 16, planes=3, terms=2)
         OpCounts(multiply=0, add=1312, shift=600, lookup=600)
     """
@@ -178,7 +178,7 @@ def quantize_rows_counts(m: int, k: int, n: int = 0) -> OpCounts:
     ``M*(K - 1)`` comparisons; ``M*(K + 1)`` multiplications (the scale's reciprocal, then every element) and
     ``M*N`` to scale the outputs back. A shift layer with 8-bit activations is not free of multiplications.
 
-    Example:
+    Examples:
         >>> quantize_rows_counts(2, 8, n=3)
         OpCounts(multiply=24, add=14, shift=0, lookup=0)
     """
@@ -188,7 +188,7 @@ def quantize_rows_counts(m: int, k: int, n: int = 0) -> OpCounts:
 def quantize_grid_counts(m: int, k: int) -> OpCounts:
     """Activations onto a fixed power-of-two grid: one shift, one rounding add per element.
 
-    Example:
+    Examples:
         >>> quantize_grid_counts(2, 8)
         OpCounts(multiply=0, add=16, shift=16, lookup=0)
     """

@@ -93,7 +93,7 @@ def split_lines(pair: Pair) -> Iterator[Pair]:
 
     Lines correspond when both sides have equally many and none is the middle of a wrapped sentence.
 
-    Example:
+    Examples:
         >>> list(split_lines(Pair("Yes\nNo", "Ja\nNein")))
         [Pair(source='Yes', target='Ja'), Pair(source='No', target='Nein')]
     """
@@ -109,7 +109,7 @@ def strip_mnemonic(text: str) -> str:
 
     Only a single mark directly before a letter in a short label counts; identifiers and entities stay.
 
-    Example:
+    Examples:
         >>> [strip_mnemonic(text) for text in ("Save _As", "the max_length option", "R&D &amp; Co")]
         ['Save As', 'the max_length option', 'R&D &amp; Co']
     """

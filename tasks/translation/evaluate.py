@@ -78,7 +78,7 @@ def score(
 ) -> Scores:
     """BLEU and chrF++ of given translations.
 
-    Example:
+    Examples:
         >>> score(["ein Haus am See"], ["ein Haus am See"]).bleu
         100.0
     """

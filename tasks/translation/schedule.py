@@ -31,7 +31,7 @@ class Schedule:
         warmup_steps: shortened to a tenth of a short training.
         total_steps: the end; `Pace` moves it while it measures the speed.
 
-    Example:
+    Examples:
         >>> schedule = Schedule("linear", warmup_steps=10, total_steps=110)
         >>> [round(schedule(step), 2) for step in (0, 9, 60, 110)]
         [0.1, 1.0, 0.5, 0.0]

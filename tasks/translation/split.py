@@ -39,7 +39,7 @@ def template(source: str) -> str:
     Returns:
         Lower-case words joined by single spaces; the sentence itself where no word is left.
 
-    Example:
+    Examples:
         >>> template('cannot open "%s": 3 errors') == template("Cannot open 'a.txt': 17 errors.")
         True
     """

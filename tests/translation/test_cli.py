@@ -6,6 +6,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from shiftadd_transformers import Plan
 from tasks import cli
 from tasks.errors import Interrupted, TaskError
 
@@ -38,6 +39,18 @@ def test_train_evaluate_translate(tmp_path, reverse_file):
     assert len(invoke("translate", run, input="ab\n\ncd\n").stdout.splitlines()) == 3
     (tmp_path / "in.txt").write_text("ab cd\n")
     assert len(invoke("translate", run / "model", "--file", tmp_path / "in.txt").stdout.splitlines()) == 1
+    show_plan(run / "model", tmp_path)
+
+
+def show_plan(model, folder):
+    rules, output = folder / "rules.toml", folder / "plan.json"
+    rules.write_text('[[plan.rules]]\nrole = "mlp.*"\nop = "shift"\n')
+    assert "shift: 4 modules" in invoke("plan", model, rules, "--output", output).stdout
+    assert len(Plan.from_json(output).converted) == 4
+    rules.write_text('[[plan.rules]]\nmatch = "*.fc3"\nop = "shift"\n')
+    assert "nearest: '*.fc" in str(invoke("plan", model, rules).exception)
+    rules.write_text("[plan]\n")
+    assert "no [[plan.rules]]" in str(invoke("plan", model, rules).exception)
 
 
 @pytest.mark.parametrize(
