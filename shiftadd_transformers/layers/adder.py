@@ -15,7 +15,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..operators.adder import adder_linear, adder_linear_int8
 from ..operators.calling import autocast_like_linear, without_autocast
@@ -23,10 +23,10 @@ from ..operators.counts import OpCounts, adder_linear_counts
 from ..operators.exponent_bits import floor_log2, power_of_two
 from ..operators.ste import po2_scale_ste, straight_through
 from ..specs import AdderSpec
-from .base import LatentModule, PackedModule, frozen, trained, twin
+from .base import FloatWeight, PackedModule, frozen, trained, twin
 
 
-class AdderLinear(LatentModule, nn.Linear):
+class AdderLinear(FloatWeight):
     """The trainable adder layer.
 
     Attributes:
@@ -41,21 +41,11 @@ class AdderLinear(LatentModule, nn.Linear):
 
     spec: AdderSpec
 
-    def __init__(
-        self,
-        spec: AdderSpec,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        nn.Linear.__init__(self, in_features, out_features, bias, device=device, dtype=dtype)
-        _check_outputs(spec, out_features)
-        self.spec = spec
-        self.output_scale = trained(out_features, dtype=dtype, device=device)
-        self.output_offset = trained(out_features, dtype=dtype, device=device)
+    def allocate(self, device: Any, dtype: torch.dtype) -> None:
+        """Room for the tensors named above."""
+        _check_outputs(self.spec, self.out_features)
+        self.output_scale = trained(self.out_features, dtype=dtype, device=device)
+        self.output_offset = trained(self.out_features, dtype=dtype, device=device)
 
     def start_from(self, weight: Tensor) -> None:
         """Templates, scale and offset that come close to the dense layer for inputs of unit variance."""
@@ -114,24 +104,15 @@ class PackedAdderLinear(PackedModule):
 
     spec: AdderSpec
 
-    def __init__(
-        self,
-        spec: AdderSpec,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(spec, in_features, out_features, bias, device=device, dtype=dtype)
-        _check_outputs(spec, out_features)
-        stored = torch.int8 if spec.bits is not None else dtype or torch.get_default_dtype()
-        self.weight_packed = frozen(out_features, in_features, dtype=stored, device=device)
+    def allocate(self, device: Any, dtype: torch.dtype) -> None:
+        """Room for the tensors named above."""
+        super().allocate(device, dtype)
+        _check_outputs(self.spec, self.out_features)
+        stored = torch.int8 if self.spec.bits is not None else dtype
+        self.weight_packed = frozen(self.out_features, self.in_features, dtype=stored, device=device)
         self.weight_exponent = frozen(dtype=torch.int8, device=device)
-        floating = dtype or torch.get_default_dtype()
-        self.output_scale = frozen(out_features, dtype=floating, device=device)
-        self.output_offset = frozen(out_features, dtype=floating, device=device)
+        self.output_scale = frozen(self.out_features, dtype=dtype, device=device)
+        self.output_offset = frozen(self.out_features, dtype=dtype, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., K]` to `[..., N]`."""

@@ -99,6 +99,10 @@ class OperatorModule(nn.Module):
         super().__init__()
         self.spec, self.in_features, self.out_features = spec, in_features, out_features
         self.register_parameter("bias", trained(out_features, dtype=dtype, device=device) if bias else None)
+        self.allocate(device, dtype or torch.get_default_dtype())
+
+    def allocate(self, device: Any, dtype: torch.dtype) -> None:
+        """Make room for this operator's own tensors; floats take `dtype`."""
 
     @classmethod
     def skeleton(cls, dense: nn.Module, spec: Spec) -> Self:
@@ -221,6 +225,25 @@ class LatentModule(OperatorModule):
         return self
 
 
+class FloatWeight(LatentModule, nn.Linear):
+    """A latent layer that keeps `nn.Linear`'s float `weight` under its key, so dense checkpoints load straight in."""
+
+    def __init__(
+        self,
+        spec: Any,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        # nn.Linear's own initialiser is what training from scratch starts with.
+        nn.Linear.__init__(self, in_features, out_features, bias, device=device, dtype=dtype)
+        self.spec = spec
+        self.allocate(device, dtype or torch.get_default_dtype())
+
+
 class WeightView(OperatorModule):
     """A layer without a parameter called `weight`, for code that only looks at one (its dtype, its shape: T5 does)."""
 
@@ -235,18 +258,9 @@ class WeightView(OperatorModule):
 class PackedModule(WeightView):
     """The shipped state: integer codes, not trainable, computed by the operators."""
 
-    def __init__(
-        self,
-        spec: Any,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(spec, in_features, out_features, bias, device=device, dtype=dtype)
-        self.dtype = dtype or torch.get_default_dtype()
+    def allocate(self, device: Any, dtype: torch.dtype) -> None:
+        """Remember the float dtype that the codes stand for."""
+        self.dtype = dtype
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         # Codes have no float dtype; what `.to(bfloat16)` makes of the layers around is remembered here.

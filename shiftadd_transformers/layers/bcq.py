@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..operators.bcq import bcq_codes, bcq_dequantize, bcq_fit, bcq_groups, bcq_linear
 from ..operators.counts import OpCounts, bcq_linear_counts
@@ -14,7 +14,7 @@ from ..operators.packing import pack_planes, unpack_planes
 from ..operators.po2 import from_po2_terms, signed_po2_terms
 from ..operators.ste import straight_through
 from ..specs import BcqSpec
-from .base import LatentModule, OperatorModule, PackedModule, frozen, trained, twin
+from .base import FloatWeight, OperatorModule, PackedModule, frozen, trained, twin
 
 
 def _groups(layer: OperatorModule, spec: BcqSpec) -> tuple[int, int]:
@@ -40,7 +40,7 @@ def _counts(layer: OperatorModule, spec: BcqSpec, rows: int) -> OpCounts:
     )
 
 
-class BcqLinear(LatentModule, nn.Linear):
+class BcqLinear(FloatWeight):
     """A float weight that the forward rounds to the nearest sum of ± scales; the scales train too.
 
     Attributes:
@@ -53,19 +53,9 @@ class BcqLinear(LatentModule, nn.Linear):
 
     spec: BcqSpec
 
-    def __init__(
-        self,
-        spec: BcqSpec,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        nn.Linear.__init__(self, in_features, out_features, bias, device=device, dtype=dtype)
-        self.spec = spec
-        self.alpha = trained(*_scale_shape(self, spec), dtype=dtype, device=device)
+    def allocate(self, device: Any, dtype: torch.dtype) -> None:
+        """Room for the tensors named above."""
+        self.alpha = trained(*_scale_shape(self, self.spec), dtype=dtype, device=device)
 
     def start_from(self, weight: Tensor) -> None:
         """Keep the dense weight and fit the scales to it."""
@@ -115,20 +105,12 @@ class PackedBcqLinear(PackedModule):
 
     spec: BcqSpec
 
-    def __init__(
-        self,
-        spec: BcqSpec,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(spec, in_features, out_features, bias, device=device, dtype=dtype)
-        width = -(-in_features // 8)
-        self.weight_planes = frozen(spec.planes, out_features, width, dtype=torch.uint8, device=device)
-        scales = (*_scale_shape(self, spec), spec.scale_terms)
+    def allocate(self, device: Any, dtype: torch.dtype) -> None:
+        """Room for the tensors named above."""
+        super().allocate(device, dtype)
+        width = -(-self.in_features // 8)
+        self.weight_planes = frozen(self.spec.planes, self.out_features, width, dtype=torch.uint8, device=device)
+        scales = (*_scale_shape(self, self.spec), self.spec.scale_terms)
         self.weight_scale = frozen(*scales, dtype=torch.int8, device=device)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..operators.counts import OpCounts, shift_linear_counts
 from ..operators.exponent_bits import power_of_two
@@ -24,7 +24,7 @@ from ..operators.ste import (
     straight_through,
 )
 from ..specs import ShiftSpec
-from .base import LatentModule, PackedModule, WeightView, frozen, trained, twin
+from .base import FloatWeight, LatentModule, PackedModule, WeightView, frozen, trained, twin
 
 
 def _groups(spec: ShiftSpec, in_features: int) -> int:
@@ -71,7 +71,7 @@ class _LatentShift(LatentModule):
         return _counts(self, self.spec, rows)
 
 
-class ShiftLinear(_LatentShift, nn.Linear):
+class ShiftLinear(_LatentShift, FloatWeight):
     """A float weight that the forward rounds to powers of two in the log domain (DeepShift-Q).
 
     The gradient passes the rounding unchanged. The power-of-two scale of each group is fitted anew in each forward,
@@ -81,20 +81,6 @@ class ShiftLinear(_LatentShift, nn.Linear):
         Elhoushi et al., DeepShift, 2021 (Q). Differs: a scale per channel or group, and by default a zero level in
         place of the smallest exponent.
     """
-
-    def __init__(
-        self,
-        spec: ShiftSpec,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        # nn.Linear's own initialiser is what training from scratch starts with.
-        nn.Linear.__init__(self, in_features, out_features, bias, device=device, dtype=dtype)
-        self.spec = spec
 
     def start_from(self, weight: Tensor) -> None:
         """Keep the dense weight as it is."""
@@ -119,19 +105,10 @@ class ShiftPSLinear(_LatentShift, WeightView):
 
     weight_exponent: Tensor
 
-    def __init__(
-        self,
-        spec: ShiftSpec,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(spec, in_features, out_features, bias, device=device, dtype=dtype)
-        self.shift = trained(out_features, in_features, dtype=dtype, device=device)
-        self.sign = trained(out_features, in_features, dtype=dtype, device=device)
+    def allocate(self, device: Any, dtype: torch.dtype) -> None:
+        """Room for the tensors named above."""
+        self.shift = trained(self.out_features, self.in_features, dtype=dtype, device=device)
+        self.sign = trained(self.out_features, self.in_features, dtype=dtype, device=device)
         _register_exponent(self, device)
 
     def start_from(self, weight: Tensor) -> None:
@@ -165,20 +142,11 @@ class DenseShiftLinear(_LatentShift, WeightView):
 
     weight_exponent: Tensor
 
-    def __init__(
-        self,
-        spec: ShiftSpec,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(spec, in_features, out_features, bias, device=device, dtype=dtype)
-        top = len(spec.format.magnitudes) - 1
-        self.sign = trained(out_features, in_features, dtype=dtype, device=device)
-        self.shift = trained(top, out_features, in_features, dtype=dtype, device=device)
+    def allocate(self, device: Any, dtype: torch.dtype) -> None:
+        """Room for the tensors named above."""
+        top = len(self.spec.format.magnitudes) - 1
+        self.sign = trained(self.out_features, self.in_features, dtype=dtype, device=device)
+        self.shift = trained(top, self.out_features, self.in_features, dtype=dtype, device=device)
         _register_exponent(self, device)
 
     def start_from(self, weight: Tensor) -> None:
@@ -209,21 +177,13 @@ class PackedShiftLinear(PackedModule):
 
     spec: ShiftSpec
 
-    def __init__(
-        self,
-        spec: ShiftSpec,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(spec, in_features, out_features, bias, device=device, dtype=dtype)
-        width = -(-in_features * spec.bits // 8)
-        self.weight_packed = frozen(out_features, width, dtype=torch.uint8, device=device)
-        groups = _groups(spec, in_features)
-        self.weight_exponent = frozen(out_features, groups, dtype=torch.int8, device=device)
+    def allocate(self, device: Any, dtype: torch.dtype) -> None:
+        """Room for the tensors named above."""
+        super().allocate(device, dtype)
+        width = -(-self.in_features * self.spec.bits // 8)
+        self.weight_packed = frozen(self.out_features, width, dtype=torch.uint8, device=device)
+        groups = _groups(self.spec, self.in_features)
+        self.weight_exponent = frozen(self.out_features, groups, dtype=torch.int8, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., K]` to `[..., N]`."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..operators.adder import adder_linear
 from ..operators.calling import without_autocast
@@ -23,10 +23,10 @@ from ..operators.shift_add import shift_add_linear
 from ..operators.ste import po2_scale_ste, straight_through
 from ..specs import ShiftAddSpec
 from .adder import adder_gains, expected_distance, finish, finish_counts, grid_exponent, to_grid, wide
-from .base import LatentModule, PackedModule, frozen, trained, twin
+from .base import FloatWeight, PackedModule, frozen, trained, twin
 
 
-class ShiftAddLinear(LatentModule, nn.Linear):
+class ShiftAddLinear(FloatWeight):
     """The trainable cascade.
 
     Attributes:
@@ -42,22 +42,12 @@ class ShiftAddLinear(LatentModule, nn.Linear):
 
     spec: ShiftAddSpec
 
-    def __init__(
-        self,
-        spec: ShiftAddSpec,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        nn.Linear.__init__(self, in_features, out_features, bias, device=device, dtype=dtype)
-        _check_outputs(out_features)
-        self.spec = spec
-        self.adder_weight = trained(out_features, out_features, dtype=dtype, device=device)
-        self.output_scale = trained(out_features, dtype=dtype, device=device)
-        self.output_offset = trained(out_features, dtype=dtype, device=device)
+    def allocate(self, device: Any, dtype: torch.dtype) -> None:
+        """Room for the tensors named above."""
+        _check_outputs(self.out_features)
+        self.adder_weight = trained(self.out_features, self.out_features, dtype=dtype, device=device)
+        self.output_scale = trained(self.out_features, dtype=dtype, device=device)
+        self.output_offset = trained(self.out_features, dtype=dtype, device=device)
 
     def start_from(self, weight: Tensor) -> None:
         """Rotate the dense weight into the shift half and back in the adder half."""
@@ -131,25 +121,17 @@ class PackedShiftAddLinear(PackedModule):
 
     spec: ShiftAddSpec
 
-    def __init__(
-        self,
-        spec: ShiftAddSpec,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(spec, in_features, out_features, bias, device=device, dtype=dtype)
-        _check_outputs(out_features)
-        floating, n = dtype or torch.get_default_dtype(), out_features
-        self.weight_packed = frozen(n, -(-in_features * spec.bits // 8), dtype=torch.uint8, device=device)
+    def allocate(self, device: Any, dtype: torch.dtype) -> None:
+        """Room for the tensors named above."""
+        super().allocate(device, dtype)
+        _check_outputs(self.out_features)
+        n = self.out_features
+        self.weight_packed = frozen(n, -(-self.in_features * self.spec.bits // 8), dtype=torch.uint8, device=device)
         self.weight_exponent = frozen(n, 1, dtype=torch.int8, device=device)
         self.adder_weight = frozen(n, n, dtype=torch.int8, device=device)
         self.adder_exponent = frozen(dtype=torch.int8, device=device)
-        self.output_scale = frozen(n, dtype=floating, device=device)
-        self.output_offset = frozen(n, dtype=floating, device=device)
+        self.output_scale = frozen(n, dtype=dtype, device=device)
+        self.output_offset = frozen(n, dtype=dtype, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., K]` to `[..., N]`."""
