@@ -111,7 +111,7 @@ def translate(
 
 @app.command()
 def demo(
-    minutes: Annotated[float, typer.Option(help="For everything together, on two cores.")] = 18.0,
+    minutes: Annotated[float, typer.Option(help="For everything together, on two cores.")] = 16.0,
     language: Annotated[str, typer.Option(help="Target language, from English.")] = "de",
     folder: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs/demo"),
     fresh: Annotated[bool, typer.Option(help="Throw away an earlier demo in the folder.")] = False,

@@ -52,7 +52,7 @@ class DemoConfig:
         folder: Where all results go.
     """
 
-    minutes: float = 18.0
+    minutes: float = 16.0
     language: str = "de"
     folder: str = "runs/demo"
 
