@@ -18,6 +18,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from shiftadd_transformers.cost.report import quantity
+
 Report = Mapping[str, Any]
 
 COLOURS = {
@@ -89,7 +91,7 @@ def _models_table(report: Report) -> str:
         ops, energy = model["operations"], model["energy"]
         rows.append(
             [model["name"], f"{model['bleu']:.2f}", f"{model['chrf']:.2f}", f"{model['bytes'] / 1e6:.2f} MB"]
-            + [_count(ops[kind]) for kind in ("multiply", "add", "shift", "lookup")]
+            + [quantity(ops[kind]) for kind in ("multiply", "add", "shift", "lookup")]
             + [f"{energy[part]:.2f} µJ" for part in ("compute_uj", "memory_uj")]
         )
     signatures = {report["models"][0]["bleu_signature"], report["models"][0]["chrf_signature"]}
@@ -101,7 +103,7 @@ def _baseline_table(report: Report) -> str:
     head = ["variant", "multiply", "add", "shift", "look-up", "weights", "compute", "memory", "total"]
     rows = [
         [name]
-        + [_count(row["operations"][kind]) for kind in ("multiply", "add", "shift", "lookup")]
+        + [quantity(row["operations"][kind]) for kind in ("multiply", "add", "shift", "lookup")]
         + [f"{row['weight_bytes'] / 1e6:.2f} MB"]
         + [f"{row['energy'][part]:.2f} µJ" for part in ("compute_uj", "memory_uj", "total_uj")]
         for name, row in report["baselines"].items()
@@ -203,15 +205,3 @@ def _section(title: str, body: str) -> str:
 
 def _text(value: object) -> str:
     return html.escape(str(value))
-
-
-def _count(number: int) -> str:
-    """Thousands and millions, three digits.
-
-    >>> _count(12_345_678), _count(0)
-    ('12.3 M', '0')
-    """
-    for unit, name in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
-        if number >= unit:
-            return f"{number / unit:.3g}{name}"
-    return str(number)
