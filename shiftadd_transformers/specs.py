@@ -174,6 +174,9 @@ class BcqSpec(Spec):
         group_size: Inputs per group for "row", outputs per group for "column" and "block"; None shares along the
             whole axis (an eighth of the outputs for "block").
         scale_terms: Signed powers of two that make up one scale, 1 to 3.
+        activation_bits: 8 reads products from 8-bit look-up tables, so that their sum is exact in integers on any
+            target; it needs one scale per plane and column: grouping "column" and no group_size. None computes with
+            activations as they come.
     """
 
     kind: ClassVar[str] = "bcq"
@@ -181,6 +184,7 @@ class BcqSpec(Spec):
     grouping: Grouping = "row"
     group_size: int | None = None
     scale_terms: int = 3
+    activation_bits: int | None = None
 
     def __post_init__(self) -> None:
         _require_integer(self, "planes", 1, 4)
@@ -188,6 +192,13 @@ class BcqSpec(Spec):
         if self.group_size is not None:
             _require_integer(self, "group_size", 1, 1 << 20)
         _require_integer(self, "scale_terms", 1, 3)
+        _require_choice(self, "activation_bits", (None, 8))
+        whole_columns = self.grouping == "column" and self.group_size is None
+        _require(
+            self.activation_bits is None or whole_columns,
+            f"bcq: 8-bit look-up tables need one scale per plane and column, not {self.grouping!r} groups of "
+            f"{self.group_size or 'the default size'}; set grouping='column' and leave group_size unset",
+        )
 
 
 def _require_choice(spec: Spec, name: str, choices: tuple[Any, ...]) -> None:

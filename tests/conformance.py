@@ -22,9 +22,13 @@ from shiftadd_transformers.operators import (
     bcq_dequantize,
     bcq_linear,
     bcq_linear_counts,
+    bcq_lookup_counts,
     dequantize_codes,
     fit_exponent,
     from_po2_terms,
+    matadd,
+    matadd_counts,
+    matadd_right,
     pack_codes,
     pack_planes,
     quantize_codes,
@@ -36,13 +40,15 @@ from shiftadd_transformers.operators import (
     unpack_codes,
     unpack_planes,
 )
-from shiftadd_transformers.operators.counts import quantize_grid_counts, quantize_rows_counts
+from shiftadd_transformers.operators.counts import quantize_grid_counts, quantize_rows_counts, quantize_tables_counts
 from shiftadd_transformers.operators.reference import (
     adder_input_gradient_reference,
     adder_linear_int8_reference,
     adder_linear_reference,
     adder_weight_gradient_reference,
     bcq_linear_reference,
+    matadd_reference,
+    matadd_right_reference,
     shift_add_linear_reference,
     shift_linear_reference,
 )
@@ -54,9 +60,10 @@ Arguments = tuple[Any, ...]
 class Operator:
     """What the battery needs to know.
 
-    `yardstick` computes the same with ordinary torch calls in the dtype of x: low precision may cost twice its error.
-    `gradients` maps an argument's position to None where the gradient is the true one, else to the stated surrogate
-    as a function of (incoming gradient, arguments).
+    `arrange` turns the arguments of `call`, x first, into those of the registered operator. `yardstick` computes the
+    same with ordinary torch calls in the dtype of x: low precision may cost twice its error. `gradients` maps an
+    argument's position to None where the gradient is the true one, else to the stated surrogate as a function of
+    (incoming gradient, arguments).
     """
 
     name: str
@@ -68,6 +75,7 @@ class Operator:
     counts: Callable[[int, int, int], OpCounts]
     exact: bool = False
     schema: str = ""
+    arrange: Callable[..., Arguments] = lambda *arguments: arguments
 
     @property
     def op(self) -> Any:
@@ -220,7 +228,7 @@ SHIFT_ADD = Operator(
 )
 
 
-def _bcq_row(name: str, planes: int, row_group: int, col_group: int, bias: bool) -> Operator:
+def _bcq_row(name: str, planes: int, row_group: int, col_group: int, bias: bool, activation_bits: int = 0) -> Operator:
     terms = 3
 
     def make(m: int, n: int, k: int, dtype: torch.dtype) -> Arguments:
@@ -228,19 +236,78 @@ def _bcq_row(name: str, planes: int, row_group: int, col_group: int, bias: bool)
         alpha = normal(planes, -(-n // row_group), -(-k // col_group), seed=3)
         vector = normal(n, seed=2, dtype=dtype) if bias else None
         codes = signed_po2_terms(alpha, terms)
-        return normal(m, k, dtype=dtype), pack_planes(signs), codes, vector, row_group, col_group
+        return normal(m, k, dtype=dtype), pack_planes(signs), codes, vector, row_group, col_group, activation_bits
 
-    def yardstick(x: Tensor, packed: Tensor, codes: Tensor, vector: Tensor | None, *groups: int) -> Tensor:
+    def dense(packed: Tensor, codes: Tensor, k: int, dtype: torch.dtype) -> Tensor:
         alpha = from_po2_terms(codes, torch.float64)
-        weight = bcq_dequantize(unpack_planes(packed, x.shape[-1]), alpha, *groups)
-        return F.linear(x, weight.to(x.dtype), vector)
+        return bcq_dequantize(unpack_planes(packed, k), alpha, row_group, col_group).to(dtype)
+
+    def yardstick(x: Tensor, packed: Tensor, codes: Tensor, vector: Tensor | None, *_: Any) -> Tensor:
+        return F.linear(x, dense(packed, codes, x.shape[-1], x.dtype), vector)
+
+    def gradient_x(grad: Tensor, x: Tensor, packed: Tensor, codes: Tensor, *_: Any) -> Tensor:
+        return grad @ dense(packed, codes, x.shape[-1], grad.dtype)
 
     def counts(m: int, n: int, k: int) -> OpCounts:
+        if activation_bits:
+            return bcq_lookup_counts(m, n, k, bias) + quantize_tables_counts(m, k, planes)
         return bcq_linear_counts(m, n, k, planes, terms, row_group, col_group, bias)
 
-    gradients: dict[int, Any] = {0: None, 3: None} if bias else {0: None}
-    return Operator(name, make, bcq_linear, bcq_linear_reference, yardstick, gradients, counts, schema="bcq_linear")
+    gradients: dict[int, Any] = {0: gradient_x if activation_bits else None}
+    if bias:
+        gradients[3] = (lambda grad, *_: grad.sum(0)) if activation_bits else None
+    return Operator(
+        name,
+        make,
+        bcq_linear,
+        bcq_linear_reference,
+        yardstick,
+        gradients,
+        counts,
+        exact=activation_bits > 0,
+        schema="bcq_linear",
+    )
 
+
+def _make_matadd(m: int, n: int, k: int, dtype: torch.dtype) -> Arguments:
+    return normal(m, k, dtype=dtype), pack_planes(torch.where(normal(n, k, seed=1) > 0, 1, -1))
+
+
+def _matadd_arguments(x: Tensor, signs: Tensor) -> Arguments:
+    """The binary operand on the left: its product is that of the rows of x, transposed."""
+    return signs, x.mT
+
+
+def _over_rows(product: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """A product of two batches of matrices as a map over the rows of x: all batches share the signs."""
+
+    def call(x: Tensor, signs: Tensor) -> Tensor:
+        matrix = torch.atleast_2d(x)
+        y = product(matrix, signs.expand(*matrix.shape[:-2], *signs.shape))
+        return y.reshape(*x.shape[:-1], signs.shape[0])
+
+    return call
+
+
+MATADD = Operator(
+    "matadd",
+    _make_matadd,
+    _over_rows(lambda x, signs: matadd(*_matadd_arguments(x, signs)).mT),
+    _over_rows(lambda x, signs: matadd_reference(*_matadd_arguments(x, signs)).mT),
+    lambda x, signs: x @ unpack_planes(signs, x.shape[-1]).to(x.dtype).t(),
+    {0: None},
+    matadd_counts,
+    arrange=_matadd_arguments,
+)
+MATADD_RIGHT = Operator(
+    "matadd_right",
+    _make_matadd,
+    _over_rows(matadd_right),
+    _over_rows(matadd_right_reference),
+    MATADD.yardstick,
+    {0: None},
+    matadd_counts,
+)
 
 OPERATORS = (
     _shift_row("shift_linear", Po2Format(4), group_size=0, bias=True, activation_bits=0),
@@ -252,4 +319,10 @@ OPERATORS = (
     SHIFT_ADD,
     _bcq_row("bcq_linear_block", planes=3, row_group=2, col_group=8, bias=True),
     _bcq_row("bcq_linear_column", planes=2, row_group=5, col_group=1, bias=False),
+    *(
+        _bcq_row(f"bcq_linear_int8_{p}", p, row_group=100, col_group=1, bias=p > 2, activation_bits=8)
+        for p in (1, 2, 3, 4)
+    ),
+    MATADD,
+    MATADD_RIGHT,
 )

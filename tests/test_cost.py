@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertModel, MarianConfig, MarianMTModel
 
 from shiftadd_transformers.cost import CostReport, Row, compare, count_ops, load_table, table_names
+from shiftadd_transformers.cost.operators import reads_int8
 from shiftadd_transformers.layers import AdderLinear, BcqLinear, ShiftAddLinear, latent_type
 from shiftadd_transformers.layers.adder import finish_counts
 from shiftadd_transformers.operators.counts import OpCounts, adder_linear_counts, dense_linear_counts
@@ -171,6 +172,7 @@ SPECS = [
     ShiftAddSpec(),
     BcqSpec(),
     BcqSpec(grouping="column"),
+    BcqSpec(grouping="column", activation_bits=8),
 ]
 
 
@@ -191,7 +193,7 @@ def test_our_layers_are_counted_by_their_formula(spec, packed):
     assert all(value >= 0 for value in extra.values())
     assert any(extra.values()) is (quantises or cascade)
     assert row.weight_bytes == layer.stored_bytes() > 0
-    read = 1 if quantises else 4
+    read = 1 if reads_int8(layer) else 4
     assert row.activation_bytes == 10 * (16 * read + 8 * 4)
 
 
@@ -231,6 +233,17 @@ def test_widths_of_the_adder_layer():
     own = layer.counts(1)
     assert rest.add == own.add - adder_linear_counts(1, 8, 16).add + 16
     assert rest.shift == own.shift + 16 + 8
+
+
+def test_widths_of_the_table_layer():
+    layer = BcqLinear.from_dense(nn.Linear(16, 8), BcqSpec(2, "column", activation_bits=8))
+    entries = 16 * 2  # of two planes' four entries, two are the others negated
+    assert count_ops(layer, torch.randn(1, 16)).rows[0].operations == {
+        "int8": OpCounts(lookup=8 * 16),
+        "int16": OpCounts(shift=8 * 16),  # 8 bits shifted by up to 7 places
+        "int32": OpCounts(shift=8, add=8 * 15),
+        "float32": OpCounts(add=8) + OpCounts(multiply=entries, shift=entries, add=entries + 16 + 15),
+    }
 
 
 def test_reused_packed_layer_reads_its_weights_once():

@@ -29,6 +29,7 @@ VALUES = [
     AdderSpec(bits=None, center=False, eta=0.1),
     ShiftAddSpec(bits=3),
     BcqSpec(planes=2, grouping="block", group_size=16, scale_terms=1),
+    BcqSpec(grouping="column", activation_bits=8),
 ]
 
 
@@ -102,6 +103,9 @@ def test_unknown_names_are_refused_with_the_nearest(data, said):
         (BcqSpec, {"grouping": "rows"}, "'row', 'column', 'block'"),
         (BcqSpec, {"group_size": -8}, "group_size"),
         (BcqSpec, {"scale_terms": 4}, "scale_terms"),
+        (BcqSpec, {"grouping": "column", "activation_bits": 4}, "activation_bits must be one of None, 8"),
+        (BcqSpec, {"activation_bits": 8}, "not 'row' groups of the default size; set grouping='column'"),
+        (BcqSpec, {"grouping": "column", "group_size": 16, "activation_bits": 8}, "leave group_size unset"),
     ],
 )
 def test_impossible_fields_are_refused(cls, fields, said):

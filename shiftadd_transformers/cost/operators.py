@@ -8,7 +8,10 @@
   float type;
 * adder on the int8 grid: subtractions INT8, accumulates INT32, the rest (grid, centring, scale) at the float
   type;
-* binary coding: float, as its activations are.
+* binary coding, float activations: everything at the activation's type;
+* binary coding, 8-bit tables: look-ups INT8, shifts by a column's step INT16, accumulates and scale shifts INT32,
+  bias and the building of tables at the float type. The tables stay inside the layer, so its input is moved as it
+  comes.
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ from ..operators.counts import (
     OpCounts,
     quantize_grid_counts,
     quantize_rows_counts,
+    quantize_tables_counts,
     shift_linear_counts,
 )
-from ..specs import AdderSpec, ShiftAddSpec, ShiftSpec
+from ..specs import AdderSpec, BcqSpec, ShiftAddSpec, ShiftSpec
 from .report import LinearShape, Row, merge_operations
 
 
@@ -68,6 +72,8 @@ def operations(module: OperatorModule, rows: int, floating: str) -> dict[str, Op
         return _int8_shift(module, spec, rows, floating)
     if isinstance(spec, AdderSpec) and spec.bits == 8:
         return _int8_adder(total, rows, n, k, floating)
+    if isinstance(spec, BcqSpec) and spec.activation_bits == 8:
+        return _int8_tables(module, spec, rows, floating)
     if isinstance(spec, ShiftAddSpec):
         first = shift_linear_counts(rows, n, k)
         return merge_operations({floating: first}, _int8_adder(_minus(total, first), rows, n, n, floating))
@@ -83,6 +89,15 @@ def _int8_shift(module: OperatorModule, spec: ShiftSpec, rows: int, floating: st
     integer = {"int32": _minus(_minus(total, weights), bias)}
     float_part = {floating: bias + quantize_rows_counts(rows, k, n)}
     return merge_operations(merge_operations({shifted: weights}, integer), float_part)
+
+
+def _int8_tables(module: OperatorModule, spec: BcqSpec, rows: int, floating: str) -> dict[str, OpCounts]:
+    n, k, total = module.out_features, module.in_features, module.counts(rows)
+    lookups, steps = OpCounts(lookup=rows * n * k), OpCounts(shift=rows * n * k)
+    bias = OpCounts(add=rows * n * (module.bias is not None))
+    integer = _minus(_minus(_minus(total, lookups), steps), bias)
+    tables = quantize_tables_counts(rows, k, spec.planes)
+    return {"int8": lookups, "int16": steps, "int32": integer, floating: bias + tables}
 
 
 def _int8_adder(total: OpCounts, rows: int, n: int, k: int, floating: str) -> dict[str, OpCounts]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..operators.bcq import bcq_codes, bcq_dequantize, bcq_fit, bcq_groups, bcq_linear
-from ..operators.counts import OpCounts, bcq_linear_counts
+from ..operators.counts import OpCounts, bcq_linear_counts, bcq_lookup_counts
 from ..operators.packing import pack_planes, unpack_planes
 from ..operators.po2 import from_po2_terms, signed_po2_terms
 from ..operators.ste import straight_through
@@ -27,17 +27,10 @@ def _scale_shape(layer: OperatorModule, spec: BcqSpec) -> tuple[int, int, int]:
 
 
 def _counts(layer: OperatorModule, spec: BcqSpec, rows: int) -> OpCounts:
-    row_group, col_group = _groups(layer, spec)
-    return bcq_linear_counts(
-        rows,
-        layer.out_features,
-        layer.in_features,
-        spec.planes,
-        spec.scale_terms,
-        row_group,
-        col_group,
-        layer.bias is not None,
-    )
+    n, k, bias = layer.out_features, layer.in_features, layer.bias is not None
+    if spec.activation_bits is not None:
+        return bcq_lookup_counts(rows, n, k, bias)
+    return bcq_linear_counts(rows, n, k, spec.planes, spec.scale_terms, *_groups(layer, spec), bias)
 
 
 class BcqLinear(FloatWeight):
@@ -77,7 +70,12 @@ class BcqLinear(FloatWeight):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., K]` to `[..., N]`."""
-        return F.linear(x, self.effective_weight().to(x.dtype), self.bias)
+        y = F.linear(x, self.effective_weight().to(x.dtype), self.bias)
+        if self.spec.activation_bits is None:
+            return y
+        with torch.no_grad():
+            exact = self.pack()(x)
+        return straight_through(y, exact)
 
     def pack(self) -> PackedBcqLinear:
         """Store the planes as bits and the scales as exponents."""
@@ -91,7 +89,7 @@ class BcqLinear(FloatWeight):
         return self.effective_weight().detach()
 
     def counts(self, rows: int) -> OpCounts:
-        """See `bcq_linear_counts`."""
+        """See `bcq_linear_counts`, and `bcq_lookup_counts` for 8-bit tables."""
         return _counts(self, self.spec, rows)
 
 
@@ -115,7 +113,8 @@ class PackedBcqLinear(PackedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., K]` to `[..., N]`."""
-        return bcq_linear(x, self.weight_planes, self.weight_scale, self.bias, *_groups(self, self.spec))
+        groups, activation_bits = _groups(self, self.spec), self.spec.activation_bits or 0
+        return bcq_linear(x, self.weight_planes, self.weight_scale, self.bias, *groups, activation_bits)
 
     def _alpha(self) -> Tensor:
         return from_po2_terms(self.weight_scale, self.dtype)
@@ -130,5 +129,5 @@ class PackedBcqLinear(PackedModule):
         return twin(self, BcqLinear).fill(weight=self.dense_approximation(), alpha=self._alpha())
 
     def counts(self, rows: int) -> OpCounts:
-        """See `bcq_linear_counts`."""
+        """See `bcq_linear_counts`, and `bcq_lookup_counts` for 8-bit tables."""
         return _counts(self, self.spec, rows)

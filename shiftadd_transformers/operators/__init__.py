@@ -11,10 +11,13 @@ from .counts import (
     OpCounts,
     adder_linear_counts,
     bcq_linear_counts,
+    bcq_lookup_counts,
     dense_linear_counts,
+    matadd_counts,
     shift_add_linear_counts,
     shift_linear_counts,
 )
+from .matadd import matadd, matadd_right
 from .packing import pack_codes, pack_planes, packed_width, unpack_codes, unpack_planes
 from .po2 import (
     Po2Format,
@@ -53,6 +56,7 @@ __all__ = [
     "bcq_groups",
     "bcq_linear",
     "bcq_linear_counts",
+    "bcq_lookup_counts",
     "code_values",
     "dense_linear_counts",
     "denseshift_tensors_from",
@@ -62,6 +66,9 @@ __all__ = [
     "from_po2_terms",
     "group_count",
     "indicator_ste",
+    "matadd",
+    "matadd_counts",
+    "matadd_right",
     "pack_codes",
     "pack_planes",
     "packed_width",

@@ -13,7 +13,7 @@ What is charged:
 
 What is not: sign flips (an XOR), absolute values, address arithmetic and data movement. Bytes are counted in
 :mod:`shiftadd_transformers.cost`. An 8-bit variant performs the same operations as the float one on narrower
-operands, so the counts here carry no width.
+operands, so the counts here carry no width; only binary coding with 8-bit tables differs, and has its own.
 """
 
 from __future__ import annotations
@@ -172,6 +172,31 @@ def bcq_linear_counts(
     )
 
 
+def bcq_lookup_counts(m: int, n: int, k: int, bias: bool = False) -> OpCounts:
+    """Binary-coded weights read from 8-bit tables: one look-up per weight, whatever the number of planes.
+
+    ``M*N*K`` look-ups and as many shifts by a column's step, ``M*N`` shifts for the scale, ``M*N*(K - 1 + bias)``
+    adds. Building the tables is charged by :func:`quantize_tables_counts`.
+
+    Examples:
+        >>> bcq_lookup_counts(1, 2, 8)
+        OpCounts(multiply=0, add=14, shift=18, lookup=16)
+    """
+    return OpCounts(add=m * n * _accumulates(k, bias), shift=m * n * (k + 1), lookup=m * n * k)
+
+
+def matadd_counts(m: int, n: int, k: int) -> OpCounts:
+    """A product with a ±1 operand: ``M*N*(K - 1)`` adds, a subtraction counting as one.
+
+    A sign selects between adding and subtracting, which costs nothing; the sign of the first tap is a flip.
+
+    Examples:
+        >>> matadd_counts(2, 3, 8)
+        OpCounts(multiply=0, add=42, shift=0, lookup=0)
+    """
+    return OpCounts(add=m * n * _accumulates(k, bias=False))
+
+
 def quantize_rows_counts(m: int, k: int, n: int = 0) -> OpCounts:
     """Dynamic int8 activations: divide each row by its largest magnitude, undo it on ``N`` outputs.
 
@@ -193,3 +218,18 @@ def quantize_grid_counts(m: int, k: int) -> OpCounts:
         OpCounts(multiply=0, add=16, shift=16, lookup=0)
     """
     return OpCounts(add=m * k, shift=m * k)
+
+
+def quantize_tables_counts(m: int, k: int, planes: int) -> OpCounts:
+    """8-bit look-up tables of ``2**P`` entries per activation, half of which are the other half negated.
+
+    Per entry of one half a multiplication with the level, a shift onto the grid and a rounding add; per activation a
+    subtraction for its step, and ``M*(K - 1)`` comparisons for the row's grid. The largest entry of a column is the
+    one with its largest level, so finding it costs nothing.
+
+    Examples:
+        >>> quantize_tables_counts(2, 8, planes=2)
+        OpCounts(multiply=32, add=62, shift=32, lookup=0)
+    """
+    entries = m * k * 2 ** (planes - 1)
+    return OpCounts(multiply=entries, add=entries + m * k + m * max(k - 1, 0), shift=entries)

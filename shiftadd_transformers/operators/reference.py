@@ -83,10 +83,22 @@ def shift_add_linear_reference(
 
 
 def bcq_linear_reference(
-    x: Tensor, planes_packed: Tensor, scale_codes: Tensor, bias: Tensor | None, row_group: int, col_group: int
+    x: Tensor,
+    planes_packed: Tensor,
+    scale_codes: Tensor,
+    bias: Tensor | None,
+    row_group: int,
+    col_group: int,
+    activation_bits: int = 0,
 ) -> Tensor:
-    """``y = x W^T + bias`` with ``W = sum_p alpha_p * B_p``, float64 ``[..., N]``."""
+    """``y = x W^T + bias`` with ``W = sum_p alpha_p * B_p``; arguments as in :func:`~.bcq.bcq_linear`.
+
+    Returns:
+        float64 ``[..., N]``, or with ``activation_bits=8`` the exact answer in the dtype of ``x``.
+    """
     n, k = planes_packed.shape[1], x.shape[-1]
+    if activation_bits:
+        return _lookup_linear(x, read_codes(planes_packed, 1, k), scale_codes, bias)
     signs = read_codes(planes_packed, 1, k).double() * 2 - 1
     codes = scale_codes.long()
     alpha = (codes.sign() * exact_power(codes.abs() - 64)).sum(-1)
@@ -94,6 +106,18 @@ def bcq_linear_reference(
     weight = (alpha[:, row][:, :, column] * signs).sum(0)
     y = (x.double().unsqueeze(-2) * weight).sum(-1)
     return y if bias is None else y + bias.double()
+
+
+def matadd_reference(signs_packed: Tensor, values: Tensor) -> Tensor:
+    """``y = B V`` with ``B`` of ±1, float64 ``[..., M, N]``."""
+    signs = read_codes(signs_packed, 1, values.shape[-2]).double() * 2 - 1
+    return (signs.unsqueeze(-1) * values.double().unsqueeze(-3)).sum(-2)
+
+
+def matadd_right_reference(x: Tensor, signs_packed: Tensor) -> Tensor:
+    """``y = X B^T`` with ``B`` of ±1, float64 ``[..., M, N]``."""
+    signs = read_codes(signs_packed, 1, x.shape[-1]).double() * 2 - 1
+    return (x.double().unsqueeze(-2) * signs.unsqueeze(-3)).sum(-1)
 
 
 def read_codes(packed: Tensor, bits: int, k: int) -> Tensor:
@@ -136,6 +160,59 @@ def _row_scale(row: Tensor) -> Tensor:
     if not torch.isfinite(scale):
         return row.new_tensor(math.nan)
     return scale if scale >= 2.0**-126 else row.new_ones(())
+
+
+def _lookup_linear(x: Tensor, bits: Tensor, scale_codes: Tensor, bias: Tensor | None) -> Tensor:
+    codes = sum((plane << p for p, plane in enumerate(bits)), torch.zeros_like(bits[0]))
+    rows = _rows(x.detach().float())
+    y = torch.zeros(len(rows), len(codes), dtype=torch.float64, device=x.device)
+    if len(codes):
+        levels = _table_levels(scale_codes[:, 0])
+        for m, row in enumerate(rows):
+            y[m] = _table_sum(row, levels, codes)
+    y = y if bias is None else _rounded(y + bias.float().double())
+    return y.to(x.dtype).reshape(*x.shape[:-1], len(codes))
+
+
+def _table_levels(scale_codes: Tensor) -> Tensor:
+    """What every code stands for in every column, float64 ``[2**P, K]``, from int8 ``[P, K, terms]``."""
+    wide = scale_codes.long()
+    terms = wide.sign() * exact_power(wide.abs() - 64)
+    zeros = torch.zeros(wide.shape[1], dtype=torch.float64, device=wide.device)
+    alpha = []
+    for plane in terms:
+        total = zeros
+        for term in plane.unbind(-1):
+            total = _rounded(total + term)
+        alpha.append(total)
+    levels = []
+    for code in range(2 ** len(alpha)):
+        total = zeros
+        for p, scale in enumerate(alpha):
+            total = _rounded(total + scale if (code >> p) & 1 else total - scale)
+        levels.append(total)
+    return torch.stack(levels)
+
+
+def _table_sum(row: Tensor, levels: Tensor, codes: Tensor) -> Tensor:
+    """One row ``[K]`` against weights that are table codes ``[N, K]``: float64 ``[N]``."""
+    if not torch.isfinite(row).all():
+        return row.new_full((len(codes),), math.nan)
+    largest = _rounded(row.abs() * levels.abs().amax(0))
+    low, high = -160, 130
+    bounds = torch.tensor([math.ldexp(127.0, e) for e in range(low, high)], dtype=torch.float64, device=row.device)
+    smallest = low + torch.searchsorted(bounds, largest)
+    row_exponent = min(max([-119, *smallest[largest > 0].tolist()]), 120)
+    shift = (smallest - (row_exponent - 7)).clamp(0, 7)
+    step = exact_power(row_exponent - 7 + shift)
+    table = (_rounded(row * levels) / step).round().clamp(-127, 127).long()
+    sums = (table.gather(0, codes) << shift).sum(-1)
+    return _rounded(_rounded(sums.double()) * math.ldexp(1.0, row_exponent - 7))
+
+
+def _rounded(value: Tensor) -> Tensor:
+    """To float32 and back. A float64 sum or product of two float32 rounds to float32 as if it had been exact."""
+    return value.float().double()
 
 
 def _rows(x: Tensor) -> Tensor:

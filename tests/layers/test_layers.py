@@ -39,10 +39,12 @@ BCQ = [
     BcqSpec(group_size=16),
     BcqSpec(grouping="column"),
     BcqSpec(grouping="column", group_size=5),
+    *(BcqSpec(planes, "column", activation_bits=8) for planes in (1, 2, 3, 4)),
     BcqSpec(grouping="block"),
     BcqSpec(grouping="block", group_size=4),
     *(BcqSpec(scale_terms=terms) for terms in (1, 2)),
 ]
+BCQ_TABLES = BcqSpec(2, "column", activation_bits=8)
 LINEAR = SHIFT + BCQ
 ALL = LINEAR + ADDER + SHIFT_ADD
 N, K = 24, 37
@@ -504,7 +506,7 @@ def changes(layer) -> dict:
 
 
 @pytest.mark.parametrize("way", ["load_state_dict", "assigning load", "data", "optimizer"])
-@pytest.mark.parametrize("spec", [ShiftSpec(), ShiftSpec(activation_bits=8), BcqSpec()], ids=str)
+@pytest.mark.parametrize("spec", [ShiftSpec(), ShiftSpec(activation_bits=8), BcqSpec(), BCQ_TABLES], ids=str)
 def test_a_kept_weight_is_made_anew_when_a_parameter_changes(spec, way):
     layer = latent(spec)
     with torch.no_grad():

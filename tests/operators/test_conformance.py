@@ -142,7 +142,9 @@ def test_opcheck(row: Operator) -> None:
     arguments = row.make(3, 5, 11, torch.float32)
     for position in row.gradients:
         arguments = _with(arguments, position, arguments[position].clone().requires_grad_())
-    torch.library.opcheck(row.op, arguments)
+    arranged = row.arrange(*arguments)
+    leaves = (a.detach().requires_grad_(a.requires_grad) if isinstance(a, Tensor) else a for a in arranged)
+    torch.library.opcheck(row.op, tuple(leaves))
 
 
 class _Call(torch.nn.Module):

@@ -8,9 +8,12 @@ from shiftadd_transformers.operators.counts import (
     OpCounts,
     adder_linear_counts,
     bcq_linear_counts,
+    bcq_lookup_counts,
     dense_linear_counts,
+    matadd_counts,
     quantize_grid_counts,
     quantize_rows_counts,
+    quantize_tables_counts,
     shift_add_linear_counts,
     shift_linear_counts,
 )
@@ -95,6 +98,29 @@ def test_bcq_tables_pay_off_from_37_outputs_times_planes(planes, n, wins):
     assert (adds[0] < adds[1]) is wins
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("bias", [False, True])
+def test_bcq_look_up_in_tables_of_one_column(shape, bias):
+    m, n, k = shape
+    lookup = shift = add = 0
+    for _ in itertools.product(range(m), range(n)):
+        lookup += k
+        shift += k + 1
+        add += k - 1 + bias
+    assert bcq_lookup_counts(*shape, bias) == OpCounts(lookup=lookup, shift=shift, add=add)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_matadd(shape):
+    m, n, k = shape
+    assert matadd_counts(*shape) == OpCounts(add=m * n * (k - 1))
+
+
+def test_tables():
+    # Three planes: four of eight entries are multiplied, shifted and rounded; one difference per activation.
+    assert quantize_tables_counts(2, 5, 3) == OpCounts(multiply=2 * 5 * 4, shift=2 * 5 * 4, add=2 * (5 * 4 + 5 + 4))
+
+
 def test_quantisation():
     assert quantize_rows_counts(2, 8, n=3) == OpCounts(multiply=2 * (1 + 8 + 3), add=2 * 7)
     assert quantize_grid_counts(2, 8) == OpCounts(add=16, shift=16)
@@ -102,11 +128,11 @@ def test_quantisation():
 
 @pytest.mark.parametrize(("m", "n", "k"), [(0, 3, 4), (2, 0, 4)])
 def test_no_outputs_cost_no_arithmetic_per_output(m, n, k):
-    for counts in (dense_linear_counts, shift_linear_counts, adder_linear_counts):
+    for counts in (dense_linear_counts, shift_linear_counts, adder_linear_counts, matadd_counts, bcq_lookup_counts):
         assert counts(m, n, k).total == 0
 
 
 def test_no_inputs_leave_no_negative_counts():
-    for counts in (dense_linear_counts, shift_linear_counts, adder_linear_counts):
+    for counts in (dense_linear_counts, shift_linear_counts, adder_linear_counts, matadd_counts, bcq_lookup_counts):
         assert counts(2, 3, 0).add == 0
     assert bcq_linear_counts(2, 3, 0, 1).add == 0
