@@ -1,0 +1,114 @@
+"""Schedules of the shift layer.
+
+*stream* decodes codes in the inner loop, for few rows: every byte of the weight is read once and memory is the limit.
+*panel* decodes the codes of a few blocks once and then runs through all rows, for many rows: the dot product is the
+limit. *portable* has the loops of *stream* and leaves the instructions to LLVM.
+"""
+
+from __future__ import annotations
+
+from tvm.s_tir import Schedule
+
+from ..intrinsics import shift as intrinsics
+from ..layouts.shift import ShiftShape
+from ..targets import Target
+from .rule import Decisions, Rule, divisors
+
+
+def _needs_instructions(shape: ShiftShape, target: Target) -> str | None:
+    if not (target.has("avx2") or target.has("dotprod")):
+        return "the target has no dot product of bytes that the rule knows"
+    if shape.code_bits != 4:
+        return "codes wider than four bits have no look-up instruction here"
+    return None
+
+
+def _refuses_stream(shape: ShiftShape, target: Target) -> str | None:
+    return "many rows" if shape.many_rows else _needs_instructions(shape, target)
+
+
+def _refuses_panel(shape: ShiftShape, target: Target) -> str | None:
+    return _needs_instructions(shape, target) if shape.many_rows else "few rows"
+
+
+def _stream_space(shape: ShiftShape, target: Target) -> dict[str, list[int]]:
+    room = (target.registers - 4) // (shape.rows * shape.pieces)
+    fitting = tuple(n for n in (4, 2, 8, 1) if n <= room)
+    return {"blocks": divisors(shape.blocks, fitting)}
+
+
+def _panel_space(shape: ShiftShape, target: Target) -> dict[str, list[int]]:
+    room = (target.registers - 3) // (shape.rows * shape.pieces)
+    fitting = tuple(n for n in (4, 3, 2, 1) if n <= room)
+    return {"blocks": divisors(shape.blocks, fitting)}
+
+
+def _tile(sch: Schedule, blocks: int) -> tuple[object, ...]:
+    """Loops common to all rules: parallel over tiles of blocks, then rows, then groups, then columns.
+
+    Returns the parallel loop, the loop over columns and the loops inside it: half, row, block, lane, byte.
+    """
+    dot, scale, store = (sch.get_sblock(name) for name in ("dot", "scale", "store"))
+    tiles, row, block, lane = sch.get_loops(store)
+    outer, inner = sch.split(block, [None, blocks])
+    sch.reorder(outer, tiles, row, inner, lane)
+    sch.parallel(outer)
+    _spread(sch, row, inner, lane)
+    sch.compute_at(scale, tiles, preserve_unit_loops=True)
+    row, block, lane, group = sch.get_loops(scale)[-4:]
+    sch.reorder(group, row, block, lane)
+    sch.compute_at(dot, group, preserve_unit_loops=True)
+    row, block, _group, piece, dot_lane, step, half, byte = sch.get_loops(dot)[-8:]
+    sch.reorder(step, half, row, block, piece, dot_lane, byte)
+    _spread(sch, *sch.get_loops(scale)[-3:])
+    _spread(sch, *sch.get_loops(sch.decompose_reduction(scale, group))[-3:])
+    _spread(sch, *sch.get_loops(sch.decompose_reduction(dot, step))[-5:])
+    for loop in (half, row, block, piece):
+        sch.unroll(loop)
+    return outer, step, dot_lane
+
+
+def _spread(sch: Schedule, *loops: object) -> None:
+    """Unroll all loops but the last, which becomes a vector."""
+    for loop in loops[:-1]:
+        sch.unroll(loop)
+    sch.vectorize(loops[-1])
+
+
+def _byte(shape: ShiftShape) -> str:
+    return "uint8" if shape.raised else "int8"
+
+
+def _stream(sch: Schedule, shape: ShiftShape, target: Target, decisions: Decisions) -> None:
+    _, step, lane = _tile(sch, decisions["blocks"])
+    decode = sch.get_sblock("decode")
+    sch.compute_at(decode, step, preserve_unit_loops=True)
+    *_, piece, block, _group, _step, half, _width = sch.get_loops(decode)
+    for loop in (piece, block):
+        sch.unroll(loop)
+    sch.tensorize(lane, intrinsics.dot(target, _byte(shape), "local"))
+    sch.tensorize(half, intrinsics.decode_nibbles(target, _byte(shape), "local"))
+
+
+def _panel(sch: Schedule, shape: ShiftShape, target: Target, decisions: Decisions) -> None:
+    outer, _, lane = _tile(sch, decisions["blocks"])
+    decode = sch.get_sblock("decode")
+    sch.set_scope(decode, 0, "global")
+    sch.compute_at(decode, outer, preserve_unit_loops=True)
+    half = sch.get_loops(decode)[-2]
+    sch.tensorize(lane, intrinsics.dot(target, _byte(shape), "global"))
+    sch.tensorize(half, intrinsics.decode_nibbles(target, _byte(shape), "global"))
+
+
+def _portable(sch: Schedule, _shape: ShiftShape, _target: Target, decisions: Decisions) -> None:
+    _, step, _ = _tile(sch, decisions["blocks"])
+    decode = sch.get_sblock("decode")
+    sch.compute_at(decode, step, preserve_unit_loops=True)
+    sch.vectorize(sch.get_loops(decode)[-1])
+
+
+RULES = (
+    Rule("stream", _refuses_stream, _stream_space, _stream),
+    Rule("panel", _refuses_panel, _panel_space, _panel),
+    Rule("portable", lambda _shape, _target: None, lambda _shape, _target: {"blocks": [1]}, _portable),
+)
