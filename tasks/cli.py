@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from tasks.bench.command import bench
 from tasks.errors import Interrupted, TaskError
+from tasks.kernels import profile, tune
 
 app = typer.Typer(
     name="shiftadd",
@@ -26,6 +30,7 @@ Override = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. train.learning_rate=1e-3."),
 ]
+Kernels = Annotated[bool, typer.Option("--kernels", help="Run packed layers on kernels compiled for this machine.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The same as an option.")]
 
 
@@ -83,11 +88,13 @@ def evaluate(
     beams: Annotated[int | None, typer.Option(min=1, help="1 is greedy; the run's config by default.")] = None,
     split: Annotated[str, typer.Option(help="test or validation")] = "test",
     model: Annotated[str, typer.Option(help="Which model of the run: model or packed.")] = "model",
+    kernels: Kernels = False,
 ) -> None:
     """BLEU and chrF++ with signatures; writes them and every translation into the run folder."""
     if split not in ("test", "validation"):
         raise TaskError(f"--split must be test or validation, got {split!r}")
-    report(run, model, beams, split)
+    with compiled_kernels(kernels):
+        report(run, model, beams, split)
 
 
 @app.command()
@@ -96,6 +103,7 @@ def translate(
     text: Annotated[list[str] | None, typer.Argument(help="Sentences; without any, lines from stdin.")] = None,
     file: Annotated[Path | None, typer.Option(help="A text file, one sentence per line.")] = None,
     beams: Annotated[int, typer.Option(min=1, help="1 is greedy.")] = 4,
+    kernels: Kernels = False,
 ) -> None:
     """Translate sentences, a file, or standard input; one line out for each line in."""
     sentences = read_sentences(text, file)
@@ -105,8 +113,11 @@ def translate(
 
     folder = model / "model" if (model / "model" / "config.json").is_file() else model
     network, tokenizer = load_model(folder)
-    for line in run_translation(network, tokenizer, sentences, DecodeConfig(beams=beams), progress=file is not None):
-        print(line)
+    with compiled_kernels(kernels):
+        for line in run_translation(
+            network, tokenizer, sentences, DecodeConfig(beams=beams), progress=file is not None
+        ):
+            print(line)
 
 
 @app.command()
@@ -149,6 +160,11 @@ def plan(
     print(resolved.table())
 
 
+app.command()(bench)
+app.command()(tune)
+app.add_typer(profile, name="profile")
+
+
 @app.command()
 def configs() -> None:
     """List the configs that are shipped; their names are accepted by `shiftadd train`."""
@@ -161,6 +177,23 @@ def report(run: Path, model: str, beams: int | None, split: str) -> None:
     from tasks.translation.evaluate import evaluate_run
 
     print(f"{run} {model} {split}\n{evaluate_run(run, split=split, beams=beams, model=model)}")
+
+
+@contextmanager
+def compiled_kernels(wanted: bool) -> Iterator[None]:
+    """Packed layers run on compiled kernels inside the block, if that is wanted."""
+    if not wanted:
+        yield
+        return
+    try:
+        import tvm_kernels
+    except ImportError as error:
+        raise TaskError(f"--kernels needs `pip install shiftadd-transformers[kernels]` ({error})") from error
+    try:
+        with tvm_kernels.enabled():
+            yield
+    except tvm_kernels.MissingKernelError as error:
+        raise TaskError(str(error)) from error
 
 
 def read_sentences(text: list[str] | None, file: Path | None) -> list[str]:

@@ -11,7 +11,9 @@ What lies where:
 * `compute`: what each kernel computes, without a schedule. `schedules`: rules that make it fast, per machine.
   `intrinsics`: the few instructions that matter. `pipeline`: from a schedule to machine code. These need `tvm`.
 * `kernels`, `cache`, `host`: from a name and a shape to a function that can be called.
-* `bridge`: kernels behind the torch operators. `records`: what tuning found.
+* `bridge`: kernels behind the torch operators. `tracing`: which kernels a layer runs, on any machine.
+* `tune`, `records`: which decisions are fastest. `profile`: how long layers take. `explain`: why a kernel is as it is.
+  `remote`: all that on another machine.
 """
 
 from .bridge import MissingKernelError, disable, enable, enabled, is_enabled

@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock
@@ -22,8 +23,12 @@ _DIGEST_BYTES = 32
 
 def default_folder() -> Path:
     """``$XDG_CACHE_HOME/shiftadd/kernels``, by default below ``~/.cache``."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "shiftadd" / "kernels"
+    return _folder(os.environ.get("XDG_CACHE_HOME", ""))
+
+
+@cache
+def _folder(root: str) -> Path:
+    return (Path(root) if root else Path.home() / ".cache") / "shiftadd" / "kernels"
 
 
 def stored(folder: Path, key: str, make: Callable[[Path], None]) -> Path:

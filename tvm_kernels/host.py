@@ -6,6 +6,7 @@ Loading a kernel needs `tvm_ffi` alone; the compiler (`tvm`) is imported only wh
 from __future__ import annotations
 
 import ctypes
+import platform
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,10 @@ _SYMBOLS = {
     "__TVMBackendAllocWorkspace": "shiftadd_allocate",
     "__TVMBackendFreeWorkspace": "shiftadd_free",
 }
+
+
+class LinkError(RuntimeError):
+    """A kernel could not be written as a library; the message says what is missing."""
 
 
 def load(library: Path) -> Any:
@@ -40,20 +45,28 @@ def load(library: Path) -> Any:
     return module
 
 
-def link(module: Any, library: Path) -> None:
+def link(module: Any, library: Path, triple: str = "") -> None:
     """Write a compiled module as a shared object.
 
     Args:
         module: what :func:`tvm_kernels.pipeline.build` returns.
         library: the file to write.
+        triple: LLVM's triple of the machine; empty for this one's. Another architecture is linked by its cross
+            compiler, e.g. ``aarch64-linux-gnu-gcc``.
 
     Raises:
-        RuntimeError: there is no C compiler to link with.
+        LinkError: there is no C compiler to link with.
     """
+    compiler, options = "gcc", {}
+    if triple and triple.split("-")[0] != platform.machine():
+        from tvm.support.cc import cross_compiler
+
+        compiler = f"{triple}-gcc"
+        options = {"fcompile": cross_compiler(compiler)}
     try:
-        module.export_library(str(library))
+        module.export_library(str(library), **options)
     except (OSError, RuntimeError) as error:
-        raise RuntimeError(f"kernels are linked by a C compiler; install one, e.g. gcc ({error})") from error
+        raise LinkError(f"kernels are linked by a C compiler; install one, here {compiler} ({error})") from error
 
 
 @cache
@@ -79,9 +92,9 @@ def _compile(library: Path) -> None:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except FileNotFoundError:
-        raise RuntimeError("kernels are linked by a C compiler: install one, e.g. gcc") from None
+        raise LinkError("kernels are linked by a C compiler: install one, e.g. gcc") from None
     except subprocess.CalledProcessError as error:
-        raise RuntimeError(f"{' '.join(command)} failed: {error.stderr}") from error
+        raise LinkError(f"{' '.join(command)} failed: {error.stderr}") from error
 
 
 def _openmp() -> ctypes.CDLL:

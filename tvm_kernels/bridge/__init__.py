@@ -7,7 +7,7 @@ on, an operator is never computed by anything else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
@@ -15,16 +15,29 @@ import torch
 from torch import nn
 
 from shiftadd_transformers.layers import PackedModule
+from shiftadd_transformers.operators.adder import _adder_linear, _adder_linear_int8, adder_input_gradient
+from shiftadd_transformers.operators.bcq import _bcq_linear
+from shiftadd_transformers.operators.matadd import _matadd, _matadd_right
 from shiftadd_transformers.operators.shift import _shift_linear
+from shiftadd_transformers.operators.shift_add import _shift_add_linear
 
 from ..layouts.activation import FEW_ROWS
-from . import shift
+from . import adder, adder_int8, bcq, matadd, shift
 from .missing import MissingKernelError
 
-__all__ = ["MissingKernelError", "disable", "enable", "enabled", "is_enabled"]
+__all__ = ["MissingKernelError", "disable", "enable", "enabled", "is_enabled", "kernel_of", "served"]
 
 _DEVICE = "cpu"
-_KERNELS = {_shift_linear: shift.shift_linear}
+_KERNELS = {
+    _adder_linear: adder.adder_linear,
+    _adder_linear_int8: adder_int8.adder_linear_int8,
+    adder_input_gradient: adder.adder_input_gradient,
+    _bcq_linear: bcq.bcq_linear,
+    _matadd: matadd.matadd,
+    _matadd_right: matadd.matadd_right,
+    _shift_add_linear: adder_int8.shift_add_linear,
+    _shift_linear: shift.shift_linear,
+}
 _off = ExitStack()
 """Holds every operator's kernel off; closed while kernels are on."""
 
@@ -61,6 +74,16 @@ def disable() -> None:
 def is_enabled() -> bool:
     """Whether kernels are on."""
     return not _off._exit_callbacks
+
+
+def served() -> frozenset[str]:
+    """Names of the operators that have kernels, e.g. ``shiftadd::shift_linear``."""
+    return frozenset(operator._qualname for operator in _KERNELS)
+
+
+def kernel_of(operator: str) -> Callable[..., torch.Tensor] | None:
+    """What serves an operator, e.g. ``shiftadd::shift_linear``, without PyTorch's dispatcher before it."""
+    return next((kernel for known, kernel in _KERNELS.items() if known._qualname == operator), None)
 
 
 @contextmanager

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ..targets import Target, target
 
+_machine = target("host")
 
-@cache
+
 def machine() -> Target:
-    """The target of this machine."""
-    return target("host")
+    """The target whose kernels are used."""
+    return _machine
+
+
+@contextmanager
+def pretend(other: Target) -> Iterator[None]:
+    """Use kernels of another target inside the ``with`` block; it must run on this machine.
+
+    Weights that were laid out before keep their layout, so use it with tensors of its own.
+    """
+    global _machine
+    before, _machine = _machine, other
+    try:
+        yield
+    finally:
+        _machine = before

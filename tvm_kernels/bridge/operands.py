@@ -29,13 +29,19 @@ class Operands(Generic[Prepared]):
     def get(self, tensors: tuple[Tensor | None, ...], static: tuple[object, ...]) -> Prepared:
         """The prepared form of the tensors as they are now."""
         key = (*map(id, tensors), *static)
-        versions = [-1 if tensor is None else tensor._version for tensor in tensors]
+        versions = [_version(tensor) for tensor in tensors]
         found = self._known.get(key)
         if found is not None and found[0] == versions:
             return found[1]
         prepared = self._make(*tensors, *static)
         if found is None:
-            # The first tensor is the weight; when it goes, its identity may be given to another tensor.
-            weakref.finalize(tensors[0], self._known.pop, key, None)
+            for tensor in tensors:  # when one goes, its identity may be given to another tensor
+                if tensor is not None:
+                    weakref.finalize(tensor, self._known.pop, key, None)
         self._known[key] = (versions, prepared)
         return prepared
+
+
+def _version(tensor: Tensor | None) -> int:
+    """Counts changes in place; tensors made in inference mode keep no count, and are taken not to change."""
+    return -1 if tensor is None or tensor.is_inference() else tensor._version

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,8 +13,11 @@ from torch import Tensor
 from shiftadd_transformers.operators.calling import as_rows
 
 from ..kernels import Kernel
-from ..layouts.activation import RowsShape, RowTiles
+from ..layouts.activation import FEW_ROWS, RowTiles
+from ..layouts.shift import tile_columns
 from .machine import machine
+
+Buffers = TypeVar("Buffers")
 
 
 def float_rows(x: Tensor) -> Tensor:
@@ -27,6 +30,12 @@ def whole_rows(y: Tensor, m: int, n: int) -> Tensor:
     tiles, rows, blocks, lanes = y.shape
     y = y.view(tiles * rows, blocks * lanes)
     return y if y.shape == (m, n) else y[:m, :n].contiguous()
+
+
+def tiled_bias(bias: Tensor | None, n: int, lanes: int) -> Tensor:
+    """A bias ``[N]``, or zeros, as float32 ``[blocks, lanes]``."""
+    vector = torch.zeros(n) if bias is None else bias.detach().to(torch.float32)
+    return tile_columns(vector.unsqueeze(1), lanes).squeeze(1)
 
 
 def like_input(y: Tensor, x: Tensor) -> Tensor:
@@ -56,44 +65,23 @@ class TileKernels:
         return known
 
 
-class CodeBuffers:
-    """Codes, scales and sums of quantised rows, in the shapes that both sides read them in."""
+class KeptBuffers(Generic[Buffers]):
+    """Scratch for rows. That for few rows is kept, per thread: allocating it would take longer than a small layer.
 
-    def __init__(self, shape: RowsShape, m: int) -> None:
-        self.cut = cut = RowTiles.of(m)
-        codes = torch.empty(cut.total, shape.groups, shape.chunks, shape.lanes, dtype=torch.int8)
-        scale, sums = torch.empty(cut.total), torch.empty(cut.total, shape.groups, dtype=torch.int32)
-        self.flat = (codes[:m], scale[:m], sums[:m])
-        self.tiled = (
-            codes.view(cut.tiles, cut.rows, shape.groups, shape.width // 8, 2, 4),
-            scale.view(cut.tiles, cut.rows),
-            sums.view(cut.tiles, cut.rows, shape.groups),
-        )
-
-
-class QuantizedRows:
-    """Quantises rows to 8 bits.
-
-    Buffers for few rows are kept, per thread: where every call allocates, allocation takes longer than a small layer.
+    Args:
+        make: allocates for a number of rows.
     """
 
-    def __init__(self, shape: RowsShape) -> None:
-        self.shape = shape
-        self._kernel = Kernel("quantize_rows", shape, machine()).function()
+    def __init__(self, make: Callable[[int], Buffers]) -> None:
+        self._make = make
         self._kept = threading.local()
 
-    def __call__(self, x: Tensor) -> CodeBuffers:
-        """Codes of float32 rows ``[M, K]``; valid until the same thread asks again."""
-        m, shape = x.shape[0], self.shape
-        buffers = self._buffers(m)
-        self._kernel(shape.pad(x).view(m, shape.groups, shape.chunks, shape.lanes), *buffers.flat)
-        return buffers
-
-    def _buffers(self, m: int) -> CodeBuffers:
-        known = getattr(self._kept, "buffers", None)
+    def __call__(self, m: int) -> Buffers:
+        """Scratch for ``m`` rows; its content is valid until the same thread asks again."""
+        known = getattr(self._kept, "last", None)
         if known is not None and known[0] == m:
             return known[1]
-        buffers = CodeBuffers(self.shape, m)
-        if not buffers.cut.many:
-            self._kept.buffers = (m, buffers)
+        buffers = self._make(m)
+        if m <= FEW_ROWS:
+            self._kept.last = (m, buffers)
         return buffers

@@ -6,30 +6,20 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ..layouts.activation import RowsShape
-
-# TVMScript decides what is an expression while it parses, which annotations of helpers would disturb.
-# ruff: noqa: ANN001, ANN202
-
-_INFINITY_BITS = 0x7F800000
-_SIGN_OFF = 0x7FFFFFFF
-
-
-def _bits(x):
-    """Magnitudes of floats order like integers, and NaN lies above infinity: a maximum of bits misses no fault."""
-    return T.bitwise_and(T.reinterpret("int32", x), _SIGN_OFF)
+from .expressions import INFINITY_BITS, magnitude_bits, round_half_even
 
 
 def _row_scale(top):
     """``max|x| / 127``; 1 where that is zero or subnormal, NaN for a row that holds an infinity or a NaN."""
     scale = T.reinterpret("float32", top) / T.float32(127)
     usable = T.Select(scale < T.float32(2.0**-126), T.float32(1), scale)
-    return T.Select(top < _INFINITY_BITS, usable, T.reinterpret("float32", T.int32(0x7FC00000)))
+    return T.Select(top < INFINITY_BITS, usable, T.reinterpret("float32", T.int32(0x7FC00000)))
 
 
 def _code(x, scale, top):
-    rounded = T.nearbyint(x / scale)
+    rounded = round_half_even(x / scale)
     clamped = T.max(T.min(rounded, T.float32(127)), T.float32(-127))
-    sound = T.Select(top < _INFINITY_BITS, clamped, T.float32(0))
+    sound = T.Select(top < INFINITY_BITS, clamped, T.float32(0))
     return T.cast(T.cast(sound, "int32"), "int8")  # machines convert floats to words, and words to bytes
 
 
@@ -53,7 +43,7 @@ def quantize_rows(shape: RowsShape) -> tirx.PrimFunc:
                     vi, vl, vg, vj = T.axis.remap("SSRR", [i, lane, g, j])
                     with T.init():
                         lane_top[vi, vl] = 0
-                    lane_top[vi, vl] = T.max(lane_top[vi, vl], _bits(X[vi, vg, vj, vl]))
+                    lane_top[vi, vl] = T.max(lane_top[vi, vl], magnitude_bits(X[vi, vg, vj, vl]))
             for lane in T.serial(lanes):
                 with T.sblock("top"):
                     vi, vl = T.axis.remap("SR", [i, lane])

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from tvm.script import tirx as T
 
-# TVMScript decides what is an expression while it parses, which annotations of helpers would disturb.
-# ruff: noqa: ANN001, ANN201
+INFINITY_BITS = 0x7F800000
+
+
+def magnitude_bits(x):
+    """Magnitudes of floats order like integers, and NaN lies above infinity: a maximum of bits misses neither."""
+    return T.bitwise_and(T.reinterpret("int32", x), 0x7FFFFFFF)
+
+
+def round_half_even(x):
+    """TVM's own ``nearbyint`` means the same and cannot be vectorised."""
+    return T.call_llvm_pure_intrin("float32", "llvm.nearbyint", x)
 
 
 def nibble(byte, half):

@@ -8,9 +8,6 @@ from tvm.script import tirx as T
 from ..layouts.shift import ShiftShape
 from .expressions import kept, nibble, table_entry
 
-# TVMScript decides what is an expression while it parses, which annotations of helpers would disturb.
-# ruff: noqa: ANN001, ANN202
-
 
 def shift_linear(shape: ShiftShape) -> tirx.PrimFunc:
     """``y = (sum_g float(sum_k code*level - offset*sum_k code) * scale_g) * row_scale + bias``.

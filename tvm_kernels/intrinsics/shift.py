@@ -9,7 +9,7 @@ from tvm.script import tirx as T
 
 from ..compute.expressions import nibble, table_entry
 from ..targets import Target
-from .vectors import broadcast_four, dot_bytes, look_up_16, repeat_words, shift_bytes_right
+from .vectors import broadcast_four, dot_bytes, look_up_16, look_up_32, repeat_words, shift_bytes_right
 
 
 @cache
@@ -48,6 +48,42 @@ def decode_nibbles(target: Target, byte: str, scope: str) -> str:
             )
 
     return _register(f"shiftadd.decode_nibbles.{target.name}.{byte}.{scope}", meaning, instructions)
+
+
+@cache
+def decode_bytes(target: Target, byte: str, scope: str) -> str:
+    """Codes of one byte each, of one half of a step, to table entries."""
+    width = 4 * target.lanes
+
+    @T.prim_func(s_tir=True)
+    def meaning(
+        W: T.Buffer((width,), "uint8", offset_factor=1, align=1),
+        TB: T.Buffer((4,), "int64", offset_factor=1, align=8),
+        P: T.Buffer((width,), byte, offset_factor=1, align=1, scope=scope),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(W[0:width], TB[0:4])
+            T.writes(P[0:width])
+            for i in T.serial(width):
+                with T.sblock("decode"):
+                    vi = T.axis.spatial(width, i)
+                    P[vi] = T.cast(table_entry([TB[0], TB[1], TB[2], TB[3]], W[vi]), byte)
+
+    @T.prim_func(s_tir=True)
+    def instructions(
+        W: T.Buffer((width,), "uint8", offset_factor=1, align=1),
+        TB: T.Buffer((4,), "int64", offset_factor=1, align=8),
+        P: T.Buffer((width,), byte, offset_factor=1, align=1, scope=scope),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(W[0:width], TB[0:4])
+            T.writes(P[0:width])
+            P[T.ramp(0, 1, width)] = T.reinterpret(
+                f"{byte}x{width}",
+                look_up_32(target, [TB[0], TB[1], TB[2], TB[3]], W.vload([0], f"uint8x{width}")),
+            )
+
+    return _register(f"shiftadd.decode_bytes.{target.name}.{byte}.{scope}", meaning, instructions)
 
 
 @cache

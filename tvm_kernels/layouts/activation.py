@@ -10,7 +10,7 @@ from torch import Tensor
 
 FEW_ROWS = 16
 """Up to here a weight is decoded anew for every tile of rows, which costs less than room for the decoded weight."""
-_FEW_TILE, _MANY_TILE = 8, 6
+_TILE = 8
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class RowTiles:
         >>> RowTiles.of(1), RowTiles.of(9)
         (RowTiles(tiles=1, rows=1, many=False), RowTiles(tiles=2, rows=5, many=False))
         >>> RowTiles.of(512)
-        RowTiles(tiles=86, rows=6, many=True)
+        RowTiles(tiles=64, rows=8, many=True)
         """
         if rows > FEW_ROWS:
-            return cls(-(-rows // _MANY_TILE), _MANY_TILE, True)
-        tiles = -(-rows // _FEW_TILE) or 1
+            return cls(-(-rows // _TILE), _TILE, True)
+        tiles = -(-rows // _TILE) or 1
         return cls(tiles, -(-rows // tiles) or 1, False)
 
     @property

@@ -13,7 +13,7 @@ def _rows(sch: Schedule, _shape: RowsShape, _target: Target, _decisions: Decisio
     sch.parallel(sch.get_loops(sch.get_sblock("sum"))[0])
     sch.vectorize(sch.get_loops(sch.get_sblock("codes"))[-1])
     for name, reduced in (("lane_top", 2), ("lane_sum", 1)):
-        _vectorize_lanes(sch, name, reduced)
+        vectorize_lanes(sch, name, reduced)
     for name in ("top", "sum"):
         block = sch.get_sblock(name)
         lane = sch.get_loops(block)[-1]
@@ -21,7 +21,7 @@ def _rows(sch: Schedule, _shape: RowsShape, _target: Target, _decisions: Decisio
         sch.decompose_reduction(block, lane)
 
 
-def _vectorize_lanes(sch: Schedule, name: str, reduced: int) -> None:
+def vectorize_lanes(sch: Schedule, name: str, reduced: int) -> None:
     """Put the lanes of a reduction inside its reduced loops, as a vector."""
     block = sch.get_sblock(name)
     lane, *others = sch.get_loops(block)[-1 - reduced :]

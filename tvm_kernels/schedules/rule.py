@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from tvm.s_tir import Schedule
@@ -42,6 +43,16 @@ class Rule:
         replaced = self.apply(schedule, shape, target, chosen)
         return schedule if replaced is None else Schedule(replaced)
 
+    def admitted(self, decisions: Decisions, shape: Any, target: Target) -> Decisions:
+        """Decisions that the space still holds: records may be older than the rule."""
+        space = self.space(shape, target)
+        return {name: value for name, value in decisions.items() if value in space.get(name, ())}
+
+    def candidates(self, shape: Any, target: Target) -> list[dict[str, int]]:
+        """Every point of the space once, the default first."""
+        space = self.space(shape, target)
+        return [dict(zip(space, point, strict=True)) for point in product(*space.values())]
+
 
 class NoRuleError(RuntimeError):
     """No rule applies to a kernel; the message lists what each one said."""
@@ -53,14 +64,22 @@ def choose(rules: tuple[Rule, ...], shape: object, target: Target) -> Rule:
     Raises:
         NoRuleError: none does.
     """
+    refusals = refused(rules, shape, target)
+    if len(refusals) < len(rules):
+        return rules[len(refusals)]
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
+    raise NoRuleError(f"no schedule rule for {shape} on {target.name} ({reasons})")
+
+
+def refused(rules: tuple[Rule, ...], shape: object, target: Target) -> dict[str, str]:
+    """Why the rules before the first one that applies do not."""
     refusals = {}
     for rule in rules:
         reason = rule.refuses(shape, target)
         if reason is None:
-            return rule
+            break
         refusals[rule.name] = reason
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
-    raise NoRuleError(f"no schedule rule for {shape} on {target.name} ({reasons})")
+    return refusals
 
 
 def divisors(number: int, wanted: tuple[int, ...]) -> list[int]:

@@ -18,8 +18,6 @@ from .rule import Decisions, Rule, divisors
 def _needs_instructions(shape: ShiftShape, target: Target) -> str | None:
     if not (target.has("avx2") or target.has("dotprod")):
         return "the target has no dot product of bytes that the rule knows"
-    if shape.code_bits != 4:
-        return "codes wider than four bits have no look-up instruction here"
     return None
 
 
@@ -39,7 +37,7 @@ def _stream_space(shape: ShiftShape, target: Target) -> dict[str, list[int]]:
 
 def _panel_space(shape: ShiftShape, target: Target) -> dict[str, list[int]]:
     room = (target.registers - 3) // (shape.rows * shape.pieces)
-    fitting = tuple(n for n in (4, 3, 2, 1) if n <= room)
+    fitting = tuple(n for n in (3, 2, 4, 1) if n <= room)
     return {"blocks": divisors(shape.blocks, fitting)}
 
 
@@ -53,30 +51,26 @@ def _tile(sch: Schedule, blocks: int) -> tuple[object, ...]:
     outer, inner = sch.split(block, [None, blocks])
     sch.reorder(outer, tiles, row, inner, lane)
     sch.parallel(outer)
-    _spread(sch, row, inner, lane)
+    spread(sch, row, inner, lane)
     sch.compute_at(scale, tiles, preserve_unit_loops=True)
     row, block, lane, group = sch.get_loops(scale)[-4:]
     sch.reorder(group, row, block, lane)
     sch.compute_at(dot, group, preserve_unit_loops=True)
     row, block, _group, piece, dot_lane, step, half, byte = sch.get_loops(dot)[-8:]
     sch.reorder(step, half, row, block, piece, dot_lane, byte)
-    _spread(sch, *sch.get_loops(scale)[-3:])
-    _spread(sch, *sch.get_loops(sch.decompose_reduction(scale, group))[-3:])
-    _spread(sch, *sch.get_loops(sch.decompose_reduction(dot, step))[-5:])
+    spread(sch, *sch.get_loops(scale)[-3:])
+    spread(sch, *sch.get_loops(sch.decompose_reduction(scale, group))[-3:])
+    spread(sch, *sch.get_loops(sch.decompose_reduction(dot, step))[-5:])
     for loop in (half, row, block, piece):
         sch.unroll(loop)
     return outer, step, dot_lane
 
 
-def _spread(sch: Schedule, *loops: object) -> None:
+def spread(sch: Schedule, *loops: object) -> None:
     """Unroll all loops but the last, which becomes a vector."""
     for loop in loops[:-1]:
         sch.unroll(loop)
     sch.vectorize(loops[-1])
-
-
-def _byte(shape: ShiftShape) -> str:
-    return "uint8" if shape.raised else "int8"
 
 
 def _stream(sch: Schedule, shape: ShiftShape, target: Target, decisions: Decisions) -> None:
@@ -84,10 +78,9 @@ def _stream(sch: Schedule, shape: ShiftShape, target: Target, decisions: Decisio
     decode = sch.get_sblock("decode")
     sch.compute_at(decode, step, preserve_unit_loops=True)
     *_, piece, block, _group, _step, half, _width = sch.get_loops(decode)
-    for loop in (piece, block):
+    for loop in (piece, block) if shape.code_bits == 4 else (piece, block, half):
         sch.unroll(loop)
-    sch.tensorize(lane, intrinsics.dot(target, _byte(shape), "local"))
-    sch.tensorize(half, intrinsics.decode_nibbles(target, _byte(shape), "local"))
+    _use_instructions(sch, lane, shape, target, "local")
 
 
 def _panel(sch: Schedule, shape: ShiftShape, target: Target, decisions: Decisions) -> None:
@@ -95,9 +88,18 @@ def _panel(sch: Schedule, shape: ShiftShape, target: Target, decisions: Decision
     decode = sch.get_sblock("decode")
     sch.set_scope(decode, 0, "global")
     sch.compute_at(decode, outer, preserve_unit_loops=True)
-    half = sch.get_loops(decode)[-2]
-    sch.tensorize(lane, intrinsics.dot(target, _byte(shape), "global"))
-    sch.tensorize(half, intrinsics.decode_nibbles(target, _byte(shape), "global"))
+    _use_instructions(sch, lane, shape, target, "global")
+
+
+def _use_instructions(sch: Schedule, lane: object, shape: ShiftShape, target: Target, scope: str) -> None:
+    """Put the dot product at the loop over lanes, and the look-up at the loops that decode a step."""
+    byte = "uint8" if shape.raised else "int8"
+    *_, half, place = sch.get_loops(sch.get_sblock("decode"))
+    sch.tensorize(lane, intrinsics.dot(target, byte, scope))
+    if shape.code_bits == 4:
+        sch.tensorize(half, intrinsics.decode_nibbles(target, byte, scope))
+    else:
+        sch.tensorize(place, intrinsics.decode_bytes(target, byte, scope))
 
 
 def _portable(sch: Schedule, _shape: ShiftShape, _target: Target, decisions: Decisions) -> None:
