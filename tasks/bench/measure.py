@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import tvm_kernels
-from tvm_kernels.bridge import MissingKernelError, kernel_of
+from tvm_kernels.bridge import KERNELS, MissingKernelError
 from tvm_kernels.bridge.machine import machine
 from tvm_kernels.kernels import Kernel
 from tvm_kernels.layouts.read import ReadShape
@@ -106,7 +106,7 @@ def check(subject: Subject, arguments: Arguments) -> str | None:
     Raises:
         MissingKernelError: there is no kernel for these arguments.
     """
-    if kernel_of(f"shiftadd::{subject.kernel}") is None:
+    if f"shiftadd::{subject.kernel}" not in KERNELS:
         raise MissingKernelError(f"no kernel serves shiftadd::{subject.kernel}")
     tvm_kernels.disable()
     expected = subject.operator(*arguments)
@@ -149,7 +149,7 @@ def _subject_calls(contest: Contest, subject: Subject, arguments: Arguments, cou
     weight = arguments[subject.weight]
     number = copies(weight.nbytes, count) if contest.weights == "dram" else 1
     copied = [_with_own_weight(arguments, subject.weight) for _ in range(number)]
-    kernel = kernel_of(f"shiftadd::{subject.kernel}")
+    kernel = KERNELS[f"shiftadd::{subject.kernel}"]
     return {
         subject.name: [partial(subject.operator, *each) for each in copied],
         # Half a rotation away from the operator, which reads the same copies.

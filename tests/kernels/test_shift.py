@@ -162,7 +162,7 @@ def test_float64_without_8_bit_activations_is_refused():
         shift.shift_linear(normal(1, 8, dtype=torch.float64), *weight(4, 8, Po2Format(4), 0), 0)
 
 
-def integer_kernel(machine, rows=1, many_rows=False, fmt=Po2Format(4)):
+def integer_kernel(machine, rows=1, many_rows=False, fmt=PLAIN):
     book = Codebook.of(shift.levels(fmt), machine)
     blocks = 256 // machine.lanes
     shape = ShiftShape(
@@ -171,7 +171,7 @@ def integer_kernel(machine, rows=1, many_rows=False, fmt=Po2Format(4)):
     return Kernel("shift_linear", shape, machine)
 
 
-def float_kernel(machine, fmt=Po2Format(4)):
+def float_kernel(machine, fmt=PLAIN):
     fields = FieldFormat.of(fmt)
     shape = FloatShiftShape(256 // machine.lanes, 8, 8, 32 // fields.columns, machine.lanes, fields, True)
     return Kernel("float_shift_linear", shape, machine)

@@ -1,8 +1,8 @@
 """How do compiled kernels get behind the torch operators?
 
 Each operator has its PyTorch body, which says what it means, and here a kernel for this machine, which PyTorch's own
-dispatcher calls while kernels are switched on. What no kernel serves raises :class:`MissingKernelError`: while kernels are
-on, an operator is never computed by anything else.
+dispatcher calls while kernels are switched on. What no kernel serves raises :class:`MissingKernelError`: while kernels
+are on, an operator is never computed by anything else.
 """
 
 from __future__ import annotations
@@ -12,34 +12,33 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shiftadd_transformers.layers import PackedModule
-from shiftadd_transformers.operators.adder import _adder_linear, _adder_linear_int8, adder_input_gradient
-from shiftadd_transformers.operators.bcq import _bcq_linear
-from shiftadd_transformers.operators.matadd import _matadd, _matadd_right
-from shiftadd_transformers.operators.shift import _shift_linear
-from shiftadd_transformers.operators.shift_add import _shift_add_linear
+from shiftadd_transformers.operators.custom_ops import CUSTOM_OPS
 
 from ..layouts.activation import FEW_ROWS
 from . import adder, adder_int8, bcq, matadd, shift
 from .missing import MissingKernelError
 
-__all__ = ["MissingKernelError", "disable", "enable", "enabled", "is_enabled", "kernel_of", "served"]
+__all__ = ["KERNELS", "MissingKernelError", "disable", "enable", "enabled", "is_enabled"]
+
+KERNELS: dict[str, Callable[..., Tensor]] = {
+    "shiftadd::adder_input_gradient": adder.adder_input_gradient,
+    "shiftadd::adder_linear": adder.adder_linear,
+    "shiftadd::adder_linear_int8": adder_int8.adder_linear_int8,
+    "shiftadd::bcq_linear": bcq.bcq_linear,
+    "shiftadd::matadd": matadd.matadd,
+    "shiftadd::matadd_right": matadd.matadd_right,
+    "shiftadd::shift_add_linear": adder_int8.shift_add_linear,
+    "shiftadd::shift_linear": shift.shift_linear,
+}
+"""What serves each operator, without PyTorch's dispatcher before it."""
 
 _DEVICE = "cpu"
-_KERNELS = {
-    _adder_linear: adder.adder_linear,
-    _adder_linear_int8: adder_int8.adder_linear_int8,
-    adder_input_gradient: adder.adder_input_gradient,
-    _bcq_linear: bcq.bcq_linear,
-    _matadd: matadd.matadd,
-    _matadd_right: matadd.matadd_right,
-    _shift_add_linear: adder_int8.shift_add_linear,
-    _shift_linear: shift.shift_linear,
-}
 _off = ExitStack()
 """Holds every operator's kernel off; closed while kernels are on."""
+_on = False
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -55,35 +54,28 @@ def enable(model: Model | None = None) -> Model | None:
         the model.
 
     Raises:
-        MissingKernelError: some packed modules have no kernel on this machine; the message names them, and kernels stay as
-            they were.
+        MissingKernelError: some packed modules have no kernel on this machine; the message names them, and kernels
+            stay as they were.
     """
+    global _on
     if model is not None:
         _prepare(model)
     _off.close()
+    _on = True
     return model
 
 
 def disable() -> None:
     """Switch kernels off: operators are computed by PyTorch again."""
-    if is_enabled():
-        for operator in _KERNELS:
-            _off.enter_context(operator.set_kernel_enabled(_DEVICE, enabled=False))
+    global _on
+    if _on:
+        _switch_off()
+        _on = False
 
 
 def is_enabled() -> bool:
     """Whether kernels are on."""
-    return not _off._exit_callbacks
-
-
-def served() -> frozenset[str]:
-    """Names of the operators that have kernels, e.g. ``shiftadd::shift_linear``."""
-    return frozenset(operator._qualname for operator in _KERNELS)
-
-
-def kernel_of(operator: str) -> Callable[..., torch.Tensor] | None:
-    """What serves an operator, e.g. ``shiftadd::shift_linear``, without PyTorch's dispatcher before it."""
-    return next((kernel for known, kernel in _KERNELS.items() if known._qualname == operator), None)
+    return _on
 
 
 @contextmanager
@@ -117,6 +109,11 @@ def _float_dtype(module: nn.Module) -> torch.dtype:
     return next(floating, torch.float32)
 
 
-for _operator, _kernel in _KERNELS.items():
-    _operator.register_kernel(_DEVICE)(_kernel)
-    _off.enter_context(_operator.set_kernel_enabled(_DEVICE, enabled=False))
+def _switch_off() -> None:
+    for name in KERNELS:
+        _off.enter_context(CUSTOM_OPS[name].set_kernel_enabled(_DEVICE, enabled=False))
+
+
+for _name, _kernel in KERNELS.items():
+    CUSTOM_OPS[_name].register_kernel(_DEVICE)(_kernel)
+_switch_off()

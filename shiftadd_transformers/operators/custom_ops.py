@@ -1,0 +1,22 @@
+"""Which torch operators are there? By name, for kernels that attach to them with ``register_kernel``."""
+
+from __future__ import annotations
+
+from torch.library import CustomOpDef
+
+from .adder import _adder_linear, _adder_linear_int8, adder_input_gradient
+from .bcq import _bcq_linear
+from .matadd import _matadd, _matadd_right
+from .shift import _shift_linear
+from .shift_add import _shift_add_linear
+
+CUSTOM_OPS: dict[str, CustomOpDef] = {
+    "shiftadd::adder_input_gradient": adder_input_gradient,
+    "shiftadd::adder_linear": _adder_linear,
+    "shiftadd::adder_linear_int8": _adder_linear_int8,
+    "shiftadd::bcq_linear": _bcq_linear,
+    "shiftadd::matadd": _matadd,
+    "shiftadd::matadd_right": _matadd_right,
+    "shiftadd::shift_add_linear": _shift_add_linear,
+    "shiftadd::shift_linear": _shift_linear,
+}
