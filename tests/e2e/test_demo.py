@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import tvm_kernels
 from tasks.demo import HYBRID_RULES, DemoConfig, run_demo, summary
 from tasks.errors import TaskError
+from tasks.translation.evaluate import evaluate_run
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +27,16 @@ def test_packed_scores_what_latent_scores(demo):
     assert abs(rows["packed"]["bleu"] - rows["latent"]["bleu"]) <= 0.05
     assert all(row["bleu_signature"].startswith("nrefs:1") for row in rows.values())
     assert rows["packed"]["bytes"] < 0.75 * rows["latent"]["bytes"]
+
+
+def test_kernels_score_what_pytorch_scores(demo):
+    """The packed model translates the same sentences alike on compiled kernels; floats may round otherwise."""
+    config, report = demo
+    with tvm_kernels.enabled():
+        scores = evaluate_run(Path(config.folder, "hybrid"), model="packed", progress=False)
+    packed = next(row for row in report["models"] if row["name"] == "packed")
+    assert scores.bleu_signature == packed["bleu_signature"]
+    assert abs(scores.bleu - packed["bleu"]) <= 0.05
 
 
 def test_costs_are_those_of_the_plan(demo):

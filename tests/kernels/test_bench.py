@@ -167,7 +167,9 @@ def test_other_baselines_have_the_shape_of_their_kernels():
     assert L1[0].calls(TINY, 1, 1)[0]().shape == (3, 48)
 
 
-@pytest.mark.parametrize("subject", {each.name: each for c in CONTESTS for each in c.subjects}.values(), ids=str)
+@pytest.mark.parametrize(
+    "subject", {each.name: each for c in CONTESTS for each in c.subjects}.values(), ids=lambda each: each.name
+)
 def test_arguments_fit_their_operators(subject):
     shape = Shape(5, 24, 16, batch=3) if "matadd" in subject.kernel else Shape(5, 24, 16)
     result = subject.operator(*subject.arguments(shape))

@@ -17,8 +17,9 @@ def machine() -> Target:
 
 @contextmanager
 def pretend(other: Target) -> Iterator[None]:
-    """Use kernels of another target inside the ``with`` block; it must run on this machine.
+    """Use kernels of another target inside the ``with`` block, in all threads.
 
+    They must run on this machine unless something stands in for them, see :func:`~tvm_kernels.kernels.stand_in`.
     Weights that were laid out before keep their layout, so use it with tensors of its own.
     """
     global _machine

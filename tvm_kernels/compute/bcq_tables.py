@@ -6,6 +6,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ..layouts.bcq import LANES, TablesShape, table_bytes
+from .expressions import round_half_even
 
 _INFINITY_BITS = 0x7F800000
 _SIGN_OFF = 0x7FFFFFFF
@@ -41,7 +42,7 @@ def _unit(exponent, fault):
 
 
 def _entry(x, level, exponent, shift):
-    scaled = T.nearbyint((x * level) * _power(_FINER_BITS - exponent - shift))
+    scaled = round_half_even((x * level) * _power(_FINER_BITS - exponent - shift))
     return T.cast(T.max(T.min(scaled, T.float32(127)), T.float32(-127)), "int32")
 
 

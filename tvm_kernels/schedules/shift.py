@@ -13,6 +13,7 @@ from ..intrinsics import shift as intrinsics
 from ..layouts.shift import ShiftShape
 from ..targets import Target
 from .rule import Decisions, Rule, divisors
+from .tiles import parallel_blocks, spread
 
 
 def _needs_instructions(shape: ShiftShape, target: Target) -> str | None:
@@ -47,11 +48,8 @@ def _tile(sch: Schedule, blocks: int) -> tuple[object, ...]:
     Returns the parallel loop, the loop over columns and the loops inside it: half, row, block, lane, byte.
     """
     dot, scale, store = (sch.get_sblock(name) for name in ("dot", "scale", "store"))
-    tiles, row, block, lane = sch.get_loops(store)
-    outer, inner = sch.split(block, [None, blocks])
-    sch.reorder(outer, tiles, row, inner, lane)
-    sch.parallel(outer)
-    spread(sch, row, inner, lane)
+    tiles = parallel_blocks(sch, store, blocks)
+    outer = sch.get_loops(store)[0]
     sch.compute_at(scale, tiles, preserve_unit_loops=True)
     row, block, lane, group = sch.get_loops(scale)[-4:]
     sch.reorder(group, row, block, lane)
@@ -64,13 +62,6 @@ def _tile(sch: Schedule, blocks: int) -> tuple[object, ...]:
     for loop in (half, row, block, piece):
         sch.unroll(loop)
     return outer, step, dot_lane
-
-
-def spread(sch: Schedule, *loops: object) -> None:
-    """Unroll all loops but the last, which becomes a vector."""
-    for loop in loops[:-1]:
-        sch.unroll(loop)
-    sch.vectorize(loops[-1])
 
 
 def _stream(sch: Schedule, shape: ShiftShape, target: Target, decisions: Decisions) -> None:

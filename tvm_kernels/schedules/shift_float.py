@@ -12,7 +12,7 @@ from ..layouts.shift_float import FloatShiftShape, NormalRows
 from ..targets import Target
 from .activation import vectorize_lanes
 from .rule import Decisions, Rule, divisors
-from .shift import spread
+from .tiles import parallel_blocks, spread
 
 
 def _space(shape: FloatShiftShape, target: Target) -> dict[str, list[int]]:
@@ -23,12 +23,7 @@ def _space(shape: FloatShiftShape, target: Target) -> dict[str, list[int]]:
 def _tile(sch: Schedule, _shape: FloatShiftShape, _target: Target, decisions: Decisions) -> None:
     """Parallel over tiles of blocks, then rows, chunks, words; columns, rows and blocks unrolled; lanes in a vector."""
     add, scale, store = (sch.get_sblock(name) for name in ("add", "scale", "store"))
-    tiles, row, block, lane = sch.get_loops(store)
-    outer, inner = sch.split(block, [None, decisions["blocks"]])
-    sch.reorder(outer, tiles, row, inner, lane)
-    sch.parallel(outer)
-    spread(sch, row, inner, lane)
-    sch.compute_at(scale, tiles, preserve_unit_loops=True)
+    sch.compute_at(scale, parallel_blocks(sch, store, decisions["blocks"]), preserve_unit_loops=True)
     row, block, lane, chunk = sch.get_loops(scale)[-4:]
     sch.reorder(chunk, row, block, lane)
     sch.compute_at(add, chunk, preserve_unit_loops=True)
