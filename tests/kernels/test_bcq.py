@@ -47,7 +47,7 @@ def assert_same(x, arguments):
 
 @pytest.mark.parametrize(("machine", "planes"), CASES, ids=str)
 def test_tables_equal_the_operator_to_the_bit(machine, planes):
-    shapes = SHAPES if machine == HOST else SHAPES[1:3]
+    shapes = SHAPES[planes - 1 : planes + 2] if machine == HOST else SHAPES[1:2]
     with on_target(machine):
         for n, k, m in shapes:
             assert_same(normal(m, k, seed=m), columns(planes, n, k, bias=n % 2 == 0))
@@ -179,7 +179,7 @@ def lookup_kernel(machine, planes, rows=1):
 @pytest.mark.parametrize("name", TARGETS)
 def test_every_target_compiles(name):
     machine = target(name)
-    for planes in PLANES:
+    for planes in (2, 3):
         lookup_kernel(machine, planes, rows=planes).build()
         Kernel("bcq_tables", TablesShape.of(256, planes, machine), machine).build()
     entries = table_entries(machine)

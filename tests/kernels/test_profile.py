@@ -44,7 +44,7 @@ def test_sample_layers_compute(spec):
 
 
 def test_operators_without_a_kernel_are_not_computed(monkeypatch):
-    monkeypatch.setattr(bridge, "_KERNELS", {})
+    monkeypatch.setattr("tvm_kernels.tracing.KERNELS", {})
     with pytest.raises(MissingKernelError, match="no kernel serves shiftadd::shift_linear"):
         launches(sample_layer(SHIFT, 24, 16), 1, target("generic"))
 

@@ -29,7 +29,7 @@ class Operands(Generic[Prepared]):
     def get(self, tensors: tuple[Tensor | None, ...], static: tuple[object, ...]) -> Prepared:
         """The prepared form of the tensors as they are now."""
         key = (*map(id, tensors), *static)
-        versions = [_version(tensor) for tensor in tensors]
+        versions = list(map(_version, tensors))
         found = self._known.get(key)
         if found is not None and found[0] == versions:
             return found[1]
@@ -44,4 +44,7 @@ class Operands(Generic[Prepared]):
 
 def _version(tensor: Tensor | None) -> int:
     """Counts changes in place; tensors made in inference mode keep no count, and are taken not to change."""
-    return -1 if tensor is None or tensor.is_inference() else tensor._version
+    try:
+        return tensor._version if tensor is not None else -1
+    except RuntimeError:
+        return -1

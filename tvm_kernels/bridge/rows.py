@@ -21,8 +21,10 @@ Buffers = TypeVar("Buffers")
 
 
 def float_rows(x: Tensor) -> Tensor:
-    """``[..., K]`` as compact float32 rows ``[M, K]``; a view where it is one already."""
-    return (x if x.ndim == 2 else as_rows(x)).to(torch.float32).contiguous()
+    """``[..., K]`` as compact float32 rows ``[M, K]``; itself where it is one already."""
+    if x.ndim == 2 and x.dtype == torch.float32 and x.is_contiguous():
+        return x
+    return as_rows(x).to(torch.float32).contiguous()
 
 
 def whole_rows(y: Tensor, m: int, n: int) -> Tensor:
@@ -40,7 +42,8 @@ def tiled_bias(bias: Tensor | None, n: int, lanes: int) -> Tensor:
 
 def like_input(y: Tensor, x: Tensor) -> Tensor:
     """The result in the dtype and with the leading axes of the input."""
-    return y.to(x.dtype) if x.ndim == 2 else y.to(x.dtype).view(*x.shape[:-1], y.shape[-1])
+    y = y if x.dtype == torch.float32 else y.to(x.dtype)
+    return y if x.ndim == 2 else y.view(*x.shape[:-1], y.shape[-1])
 
 
 class TileKernels:

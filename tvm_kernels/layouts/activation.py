@@ -49,10 +49,10 @@ class RowsShape:
         return self.width // self.lanes
 
     def pad(self, columns: Tensor) -> Tensor:
-        """``[R, K]`` as ``[R, groups, width]`` with zeros in the gaps; a view where there are none."""
+        """``[R, K]`` as ``[R, groups, width]`` with zeros in the gaps; itself where there are none."""
         k = columns.shape[-1]
         if k == self.groups * self.width:
-            return columns.view(-1, self.groups, self.width)
+            return columns
         grouped = F.pad(columns, (0, self.groups * self.size - k)).unflatten(-1, (self.groups, self.size))
         return F.pad(grouped, (0, self.width - self.size))
 
