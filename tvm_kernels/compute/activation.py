@@ -6,14 +6,14 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ..layouts.activation import RowsShape
-from .expressions import INFINITY_BITS, magnitude_bits, round_half_even
+from .expressions import INFINITY_BITS, magnitude_bits, not_a_number, round_half_even
 
 
 def _row_scale(top):
     """``max|x| / 127``; 1 where that is zero or subnormal, NaN for a row that holds an infinity or a NaN."""
     scale = T.reinterpret("float32", top) / T.float32(127)
     usable = T.Select(scale < T.float32(2.0**-126), T.float32(1), scale)
-    return T.Select(top < INFINITY_BITS, usable, T.reinterpret("float32", T.int32(0x7FC00000)))
+    return T.Select(top < INFINITY_BITS, usable, not_a_number())
 
 
 def _code(x, scale, top):

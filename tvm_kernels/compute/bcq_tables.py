@@ -6,23 +6,16 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ..layouts.bcq import LANES, TablesShape, table_bytes
-from .expressions import round_half_even
+from .expressions import INFINITY_BITS, magnitude_bits, not_a_number, round_half_even
 
-_INFINITY_BITS = 0x7F800000
-_SIGN_OFF = 0x7FFFFFFF
 _MANTISSA = 23
 _ABOVE_127, _FIELD_OF_127 = 0x1FFFF, 133  # 127 is 1.984375 * 2**6; see operators/bcq_tables.py
 _LOWEST, _HIGHEST, _FINER_BITS = -119, 120, 7
 
 
-def _bits(x):
-    """Magnitudes of floats order like integers, and NaN lies above infinity: a maximum of bits misses no fault."""
-    return T.bitwise_and(T.reinterpret("int32", x), _SIGN_OFF)
-
-
 def _smallest(x, top):
     """The smallest exponent ``e`` with ``|x| * top <= 127 * 2**e``."""
-    return T.shift_right(_bits(x * top) + _ABOVE_127, _MANTISSA) - _FIELD_OF_127
+    return T.shift_right(magnitude_bits(x * top) + _ABOVE_127, _MANTISSA) - _FIELD_OF_127
 
 
 def _shift(smallest, exponent):
@@ -37,8 +30,7 @@ def _power(exponent):
 
 def _unit(exponent, fault):
     """What the integer sum of a row is multiplied by: NaN for a row that holds an infinity or a NaN."""
-    faulty = T.reinterpret("float32", T.int32(0x7FC00000))
-    return T.Select(fault < _INFINITY_BITS, _power(exponent - _FINER_BITS), faulty)
+    return T.Select(fault < INFINITY_BITS, _power(exponent - _FINER_BITS), not_a_number())
 
 
 def _entry(x, level, exponent, shift):
@@ -114,7 +106,7 @@ def bcq_tables(shape: TablesShape) -> tirx.PrimFunc:
                     vi, vl, vj = T.axis.remap("SSR", [i, lane, j])
                     with T.init():
                         lane_fault[vi, vl] = 0
-                    lane_fault[vi, vl] = T.max(lane_fault[vi, vl], _bits(X[vi, vj, vl]))
+                    lane_fault[vi, vl] = T.max(lane_fault[vi, vl], magnitude_bits(X[vi, vj, vl]))
             for lane in T.serial(lanes):
                 with T.sblock("exponent"):
                     vi, vl = T.axis.remap("SR", [i, lane])

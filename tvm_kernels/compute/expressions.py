@@ -12,6 +12,11 @@ def magnitude_bits(x):
     return T.bitwise_and(T.reinterpret("int32", x), 0x7FFFFFFF)
 
 
+def not_a_number():
+    """What a row with a fault is multiplied by."""
+    return T.reinterpret("float32", T.int32(0x7FC00000))
+
+
 def round_half_even(x):
     """TVM's own ``nearbyint`` means the same and cannot be vectorised."""
     return T.call_llvm_pure_intrin("float32", "llvm.nearbyint", x)

@@ -6,7 +6,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from ..layouts.activation import RowsShape
-from .expressions import INFINITY_BITS, magnitude_bits, round_half_even
+from .expressions import INFINITY_BITS, magnitude_bits, not_a_number, round_half_even
 
 
 def _code(x, up):
@@ -51,6 +51,6 @@ def quantize_grid(shape: RowsShape) -> tirx.PrimFunc:
                     top[vi] = T.max(top[vi], lane_top[vi, vl])
             with T.sblock("scale"):
                 vi = T.axis.spatial(m, i)
-                S[vi] = T.Select(top[vi] > INFINITY_BITS, T.reinterpret("float32", T.int32(0x7FC00000)), grid[1])
+                S[vi] = T.Select(top[vi] > INFINITY_BITS, not_a_number(), grid[1])
 
     return quantize_grid

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 
-from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
 from ..compute.adder_int8 import byte_distance
 from ..targets import Target
+from .registration import registered
 
 _SUM_DISTANCES = {8: "llvm.x86.avx512.psad.bw.512", 4: "llvm.x86.avx2.psad.bw"}
 _DISTANCES = "llvm.aarch64.neon.uabd.v16i8"
@@ -55,7 +55,7 @@ def add_distances(target: Target) -> str:
                 W.vload([0], f"uint8x{room}"),
             )
 
-    return _register(f"shiftadd.add_distances.{target.name}", meaning, instructions)
+    return registered(f"shiftadd.add_distances.{target.name}", meaning, instructions)
 
 
 def _add_distances(target: Target, total, x, w):
@@ -102,9 +102,4 @@ def add_minimum(target: Target) -> str:
                 f"float32x{lanes}", _MINIMUM, W.vload([0], f"float32x{lanes}"), T.broadcast(X[0], lanes)
             )
 
-    return _register(f"shiftadd.add_minimum.{target.name}", meaning, instructions)
-
-
-def _register(name: str, meaning: object, instructions: object) -> str:
-    TensorIntrin.register(name, meaning, instructions, override=True)
-    return name
+    return registered(f"shiftadd.add_minimum.{target.name}", meaning, instructions)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 
-from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
 from ..compute.bcq import places, register, selected
 from ..layouts.bcq import LookupShape, table_bytes
 from ..targets import Target
+from .registration import registered
 from .vectors import broadcast_four, dot_bytes, look_up, low_bits, repeat_four, shift_bytes_right, take_bytes
 
 
@@ -44,7 +44,7 @@ def place_codes(target: Target, shape: LookupShape) -> str:
             T.writes(P[0:vectors, 0:width])
             _store_places(shape, W, P)
 
-    return _register(_name("place_codes", target, shape), meaning, instructions)
+    return registered(_name("place_codes", target, shape), meaning, instructions)
 
 
 @cache
@@ -83,7 +83,7 @@ def sum_entries(target: Target, shape: LookupShape) -> str:
             T.writes(C[0:lanes])
             C[T.ramp(0, 1, lanes)] = _sum(target, shape, C[T.ramp(0, 1, lanes)], F, P, Q)
 
-    return _register(_name("sum_entries", target, shape), meaning, instructions)
+    return registered(_name("sum_entries", target, shape), meaning, instructions)
 
 
 def _store_places(shape: LookupShape, W, P) -> None:
@@ -124,8 +124,3 @@ def _entries(target: Target, shape: LookupShape, tables, vector: int, place):
 
 def _name(name: str, target: Target, shape: LookupShape) -> str:
     return f"shiftadd.{name}.{target.name}.{shape.planes}.{shape.register}"
-
-
-def _register(name: str, meaning: object, instructions: object) -> str:
-    TensorIntrin.register(name, meaning, instructions, override=True)
-    return name

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 
-from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
 from ..compute.bcq_float import chosen
 from ..layouts.bcq_float import QUADS
 from ..targets import Target
+from .registration import registered
 from .vectors import look_up_floats
 
 
@@ -47,8 +47,7 @@ def sum_quads(target: Target, entries: int) -> str:
             C[T.ramp(0, 1, lanes)] = _sum(C[T.ramp(0, 1, lanes)], Q, W.vload([0], f"int32x{lanes}"), entries, lanes)
 
     name = f"shiftadd.sum_quads.{target.name}"
-    TensorIntrin.register(name, meaning, instructions, override=True)
-    return name
+    return registered(name, meaning, instructions)
 
 
 def _sum(total, Q, words, entries: int, lanes: int):

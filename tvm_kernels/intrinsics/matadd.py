@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 
-from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
 from ..compute.matadd import chosen
 from ..layouts.matadd import RegisterShape
 from ..targets import Target
+from .registration import registered
 
 _PERMUTE = {16: "llvm.x86.avx512.permvar.sf.512", 8: "llvm.x86.avx2.permps"}
 
@@ -46,8 +46,7 @@ def add_chosen(target: Target, shape: RegisterShape) -> str:
             P[T.ramp(0, 1, lanes)] = P[T.ramp(0, 1, lanes)] + _chosen(shape, S.vload([0], f"float32x{lanes}"), codes)
 
     name = f"shiftadd.add_chosen.{target.name}"
-    TensorIntrin.register(name, meaning, instructions, override=True)
-    return name
+    return registered(name, meaning, instructions)
 
 
 def _chosen(shape: RegisterShape, table, codes):

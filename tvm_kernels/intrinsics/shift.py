@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import cache
 
-from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
 from ..compute.expressions import nibble, table_entry
 from ..targets import Target
+from .registration import registered
 from .vectors import broadcast_four, dot_bytes, look_up_16, look_up_32, repeat_words, shift_bytes_right
 
 
@@ -47,7 +47,7 @@ def decode_nibbles(target: Target, byte: str, scope: str) -> str:
                 f"{byte}x{width}", look_up_16(target, table, shift_bytes_right(codes, 4, lanes))
             )
 
-    return _register(f"shiftadd.decode_nibbles.{target.name}.{byte}.{scope}", meaning, instructions)
+    return registered(f"shiftadd.decode_nibbles.{target.name}.{byte}.{scope}", meaning, instructions)
 
 
 @cache
@@ -83,7 +83,7 @@ def decode_bytes(target: Target, byte: str, scope: str) -> str:
                 look_up_32(target, [TB[0], TB[1], TB[2], TB[3]], W.vload([0], f"uint8x{width}")),
             )
 
-    return _register(f"shiftadd.decode_bytes.{target.name}.{byte}.{scope}", meaning, instructions)
+    return registered(f"shiftadd.decode_bytes.{target.name}.{byte}.{scope}", meaning, instructions)
 
 
 @cache
@@ -118,9 +118,4 @@ def dot(target: Target, byte: str, scope: str) -> str:
                 target, C[T.ramp(0, 1, lanes)], P.vload([0], f"{byte}x{width}"), broadcast_four(X, lanes, "int8")
             )
 
-    return _register(f"shiftadd.dot.{target.name}.{byte}.{scope}", meaning, instructions)
-
-
-def _register(name: str, meaning: object, instructions: object) -> str:
-    TensorIntrin.register(name, meaning, instructions, override=True)
-    return name
+    return registered(f"shiftadd.dot.{target.name}.{byte}.{scope}", meaning, instructions)

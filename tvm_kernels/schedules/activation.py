@@ -6,7 +6,8 @@ from tvm.s_tir import Schedule
 
 from ..layouts.activation import RowsShape
 from ..targets import Target
-from .rule import Decisions, Rule
+from .rule import Decisions, Rule, always, no_choice
+from .tiles import reduce_lanes, vectorize_lanes
 
 
 def _rows(sch: Schedule, _shape: RowsShape, _target: Target, _decisions: Decisions) -> None:
@@ -15,19 +16,7 @@ def _rows(sch: Schedule, _shape: RowsShape, _target: Target, _decisions: Decisio
     for name, reduced in (("lane_top", 2), ("lane_sum", 1)):
         vectorize_lanes(sch, name, reduced)
     for name in ("top", "sum"):
-        block = sch.get_sblock(name)
-        lane = sch.get_loops(block)[-1]
-        sch.unroll(lane)
-        sch.decompose_reduction(block, lane)
+        reduce_lanes(sch, name)
 
 
-def vectorize_lanes(sch: Schedule, name: str, reduced: int) -> None:
-    """Put the lanes of a reduction inside its reduced loops, as a vector."""
-    block = sch.get_sblock(name)
-    lane, *others = sch.get_loops(block)[-1 - reduced :]
-    sch.reorder(*others, lane)
-    sch.vectorize(lane)
-    sch.vectorize(sch.get_loops(sch.decompose_reduction(block, others[0]))[-1])
-
-
-RULES = (Rule("rows", lambda _shape, _target: None, lambda _shape, _target: {}, _rows),)
+RULES = (Rule("rows", always, no_choice, _rows),)

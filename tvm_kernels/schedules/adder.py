@@ -11,7 +11,7 @@ from tvm.s_tir import Schedule
 from ..intrinsics import adder as intrinsics
 from ..layouts.adder import AdderShape
 from ..targets import Target
-from .rule import Decisions, Rule
+from .rule import Decisions, Rule, always
 from .tiles import clear_group, fitting_blocks, grouped_tile
 
 
@@ -39,5 +39,5 @@ def _vectors(sch: Schedule, _shape: AdderShape, _target: Target, decisions: Deci
 
 RULES = (
     Rule("minimum", _refuses_minimum, _space, _minimum),
-    Rule("vectors", lambda _shape, _target: None, _space, _vectors),
+    Rule("vectors", always, _space, _vectors),
 )

@@ -6,7 +6,7 @@ from tvm.s_tir import Schedule
 
 from ..layouts.adder import AdderGradientShape
 from ..targets import Target
-from .rule import Decisions, Rule
+from .rule import Decisions, Rule, always
 from .tiles import clear_group, fitting_blocks, grouped_tile
 
 
@@ -20,4 +20,4 @@ def _vectors(sch: Schedule, _shape: AdderGradientShape, _target: Target, decisio
     clear_group(sch, template)
 
 
-RULES = (Rule("vectors", lambda _shape, _target: None, _space, _vectors),)
+RULES = (Rule("vectors", always, _space, _vectors),)

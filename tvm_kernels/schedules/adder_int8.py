@@ -12,7 +12,7 @@ from tvm.s_tir.schedule import LoopRV
 from ..intrinsics import adder as intrinsics
 from ..layouts.adder import AdderInt8Shape
 from ..targets import Target
-from .rule import Decisions, Rule
+from .rule import Decisions, Rule, always, one_block
 from .tiles import fitting_blocks, parallel_blocks, spread
 
 
@@ -60,5 +60,5 @@ def _clear_first(sch: Schedule, chunk: LoopRV) -> None:
 
 RULES = (
     Rule("bytes", _refuses_bytes, _space, _bytes),
-    Rule("portable", lambda _shape, _target: None, lambda _shape, _target: {"blocks": [1]}, _portable),
+    Rule("portable", always, one_block, _portable),
 )

@@ -6,7 +6,8 @@ from tvm.s_tir import Schedule
 
 from ..layouts.adder import AdderTilesShape
 from ..targets import Target
-from .rule import Decisions, Rule
+from .rule import Decisions, Rule, always, no_choice
+from .tiles import vectorize_lanes
 
 
 def _rows(sch: Schedule, _shape: AdderTilesShape, _target: Target, _decisions: Decisions) -> None:
@@ -15,11 +16,7 @@ def _rows(sch: Schedule, _shape: AdderTilesShape, _target: Target, _decisions: D
     sch.parallel(tile)
     sch.vectorize(row)
     for name, reduced in (("sum", 1), ("top", 2)):
-        block = sch.get_sblock(name)
-        row, *columns = sch.get_loops(block)[-1 - reduced :]
-        sch.reorder(*columns, row)
-        sch.vectorize(row)
-        sch.vectorize(sch.get_loops(sch.decompose_reduction(block, columns[0]))[-1])
+        vectorize_lanes(sch, name, reduced)
 
 
-RULES = (Rule("rows", lambda _shape, _target: None, lambda _shape, _target: {}, _rows),)
+RULES = (Rule("rows", always, no_choice, _rows),)

@@ -12,8 +12,8 @@ from tvm.s_tir.schedule import LoopRV
 from ..intrinsics import bcq as intrinsics
 from ..layouts.bcq import LookupShape
 from ..targets import Target
-from .rule import Decisions, Rule
-from .tiles import fitting_blocks, spread
+from .rule import Decisions, Rule, always, one_block
+from .tiles import fitting_blocks, parallel_tiles, spread
 
 
 def _refuses(_shape: LookupShape, target: Target) -> str | None:
@@ -29,12 +29,7 @@ def _space(shape: LookupShape, target: Target) -> dict[str, list[int]]:
 def _tile(sch: Schedule, blocks: int) -> tuple[LoopRV, LoopRV]:
     """Loops common to all rules. Returns those over the lanes of a sum and the vectors of a block's places."""
     place, total, store = (sch.get_sblock(name) for name in ("place", "sum", "store"))
-    tiles, row, block, lane = sch.get_loops(store)
-    outer, inner = sch.split(block, [None, blocks])
-    sch.reorder(tiles, outer, row, inner, lane)
-    tile = sch.fuse(tiles, outer)
-    sch.parallel(tile)
-    spread(sch, row, inner, lane)
+    tile = parallel_tiles(sch, store, blocks)
     sch.compute_at(total, tile, preserve_unit_loops=True)
     row, block, sum_lane, step, vector, byte = sch.get_loops(total)[-6:]
     sch.reorder(step, block, row, sum_lane, vector, byte)
@@ -57,5 +52,5 @@ def _portable(sch: Schedule, _shape: LookupShape, _target: Target, decisions: De
 
 RULES = (
     Rule("look-up", _refuses, _space, _look_up),
-    Rule("portable", lambda _shape, _target: None, lambda _shape, _target: {"blocks": [1]}, _portable),
+    Rule("portable", always, one_block, _portable),
 )

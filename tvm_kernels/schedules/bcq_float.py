@@ -12,8 +12,8 @@ from tvm.s_tir.schedule import LoopRV
 from ..intrinsics import bcq_float as intrinsics
 from ..layouts.bcq_float import SignTablesShape, SumShape
 from ..targets import Target
-from .rule import Decisions, Rule
-from .tiles import fitting_blocks, spread
+from .rule import Decisions, Rule, always, no_choice, one_block
+from .tiles import fitting_blocks, parallel_tiles, spread
 
 
 def _refuses(_shape: SumShape, target: Target) -> str | None:
@@ -27,12 +27,7 @@ def _space(shape: SumShape, target: Target) -> dict[str, list[int]]:
 def _tile(sch: Schedule, blocks: int, in_vectors: bool) -> LoopRV:
     """Loops common to all rules. Returns that over the lanes of one sum, as a vector or around the tables of a word."""
     total, scale, store = (sch.get_sblock(name) for name in ("sum", "scale", "store"))
-    tiles, row, block, lane = sch.get_loops(store)
-    outer, inner = sch.split(block, [None, blocks])
-    sch.reorder(tiles, outer, row, inner, lane)
-    tile = sch.fuse(tiles, outer)
-    sch.parallel(tile)
-    spread(sch, row, inner, lane)
+    tile = parallel_tiles(sch, store, blocks)
     sch.compute_at(scale, tile, preserve_unit_loops=True)
     row, block, lane, run, plane = sch.get_loops(scale)[-5:]
     sch.reorder(run, row, block, plane, lane)
@@ -67,7 +62,7 @@ def _tables(sch: Schedule, _shape: SignTablesShape, _target: Target, _decisions:
 RULES = {
     "bcq_sums": (
         Rule("look-up", _refuses, _space, _look_up),
-        Rule("portable", lambda _shape, _target: None, lambda _shape, _target: {"blocks": [1]}, _portable),
+        Rule("portable", always, one_block, _portable),
     ),
-    "sign_tables": (Rule("rows", lambda _shape, _target: None, lambda _shape, _target: {}, _tables),),
+    "sign_tables": (Rule("rows", always, no_choice, _tables),),
 }

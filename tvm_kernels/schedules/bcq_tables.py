@@ -6,9 +6,8 @@ from tvm.s_tir import Schedule
 
 from ..layouts.bcq import TablesShape
 from ..targets import Target
-from .activation import vectorize_lanes
-from .rule import Decisions, Rule
-from .tiles import spread
+from .rule import Decisions, Rule, always, no_choice
+from .tiles import reduce_lanes, spread, vectorize_lanes
 
 
 def _rows(sch: Schedule, _shape: TablesShape, _target: Target, _decisions: Decisions) -> None:
@@ -20,10 +19,7 @@ def _rows(sch: Schedule, _shape: TablesShape, _target: Target, _decisions: Decis
     for name in ("lane_exponent", "lane_fault"):
         vectorize_lanes(sch, name, 1)
     for name in ("exponent", "fault"):
-        block = sch.get_sblock(name)
-        lane = sch.get_loops(block)[-1]
-        sch.unroll(lane)
-        sch.decompose_reduction(block, lane)
+        reduce_lanes(sch, name)
 
 
-RULES = (Rule("rows", lambda _shape, _target: None, lambda _shape, _target: {}, _rows),)
+RULES = (Rule("rows", always, no_choice, _rows),)

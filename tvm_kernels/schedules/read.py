@@ -7,7 +7,7 @@ from tvm.s_tir.schedule import SBlockRV
 
 from ..layouts.read import ReadShape
 from ..targets import Target
-from .rule import Decisions, Rule
+from .rule import Decisions, Rule, always, no_choice
 
 
 def _streams(sch: Schedule, _shape: ReadShape, _target: Target, _decisions: Decisions) -> None:
@@ -28,4 +28,4 @@ def _spread(sch: Schedule, block: SBlockRV) -> None:
     sch.vectorize(lane)
 
 
-RULES = (Rule("streams", lambda _shape, _target: None, lambda _shape, _target: {}, _streams),)
+RULES = (Rule("streams", always, no_choice, _streams),)

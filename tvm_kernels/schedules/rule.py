@@ -54,6 +54,20 @@ class Rule:
         return [dict(zip(space, point, strict=True)) for point in product(*space.values())]
 
 
+def always(_shape: object, _target: Target) -> None:
+    """Refuses nothing: for rules that apply everywhere."""
+
+
+def no_choice(_shape: object, _target: Target) -> dict[str, list[int]]:
+    """A space without parameters."""
+    return {}
+
+
+def one_block(_shape: object, _target: Target) -> dict[str, list[int]]:
+    """A space whose tiles hold one block of outputs."""
+    return {"blocks": [1]}
+
+
 class NoRuleError(RuntimeError):
     """No rule applies to a kernel; the message lists what each one said."""
 

@@ -12,7 +12,7 @@ from tvm.s_tir import Schedule
 from ..intrinsics import shift as intrinsics
 from ..layouts.shift import ShiftShape
 from ..targets import Target
-from .rule import Decisions, Rule, divisors
+from .rule import Decisions, Rule, always, divisors, one_block
 from .tiles import parallel_blocks, spread
 
 
@@ -103,5 +103,5 @@ def _portable(sch: Schedule, _shape: ShiftShape, _target: Target, decisions: Dec
 RULES = (
     Rule("stream", _refuses_stream, _stream_space, _stream),
     Rule("panel", _refuses_panel, _panel_space, _panel),
-    Rule("portable", lambda _shape, _target: None, lambda _shape, _target: {"blocks": [1]}, _portable),
+    Rule("portable", always, one_block, _portable),
 )

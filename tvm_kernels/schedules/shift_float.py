@@ -10,9 +10,8 @@ from tvm.s_tir import Schedule
 
 from ..layouts.shift_float import FloatShiftShape, NormalRows
 from ..targets import Target
-from .activation import vectorize_lanes
-from .rule import Decisions, Rule, divisors
-from .tiles import parallel_blocks, spread
+from .rule import Decisions, Rule, always, divisors, no_choice
+from .tiles import parallel_blocks, reduce_lanes, spread, vectorize_lanes
 
 
 def _space(shape: FloatShiftShape, target: Target) -> dict[str, list[int]]:
@@ -42,13 +41,10 @@ def _normalize(sch: Schedule, _shape: NormalRows, _target: Target, _decisions: D
     sch.parallel(sch.get_loops(sch.get_sblock("factor"))[0])
     sch.vectorize(sch.get_loops(sch.get_sblock("bits"))[-1])
     vectorize_lanes(sch, "lane_top", 1)
-    top = sch.get_sblock("top")
-    lane = sch.get_loops(top)[-1]
-    sch.unroll(lane)
-    sch.decompose_reduction(top, lane)
+    reduce_lanes(sch, "top")
 
 
 RULES = {
-    "float_shift_linear": (Rule("vectors", lambda _shape, _target: None, _space, _tile),),
-    "normalize_rows": (Rule("rows", lambda _shape, _target: None, lambda _shape, _target: {}, _normalize),),
+    "float_shift_linear": (Rule("vectors", always, _space, _tile),),
+    "normalize_rows": (Rule("rows", always, no_choice, _normalize),),
 }

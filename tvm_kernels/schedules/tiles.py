@@ -30,11 +30,42 @@ def parallel_blocks(sch: Schedule, store: SBlockRV, blocks: int) -> LoopRV:
     return tiles
 
 
+def parallel_tiles(sch: Schedule, store: SBlockRV, blocks: int) -> LoopRV:
+    """The same with tiles of rows outermost, so that what was made of their inputs stays near while a weight passes.
+
+    Returns the one parallel loop over tiles, at which a tile is computed.
+    """
+    tiles, row, block, lane = sch.get_loops(store)
+    outer, inner = sch.split(block, [None, blocks])
+    sch.reorder(tiles, outer, row, inner, lane)
+    tile = sch.fuse(tiles, outer)
+    sch.parallel(tile)
+    spread(sch, row, inner, lane)
+    return tile
+
+
 def spread(sch: Schedule, *loops: LoopRV) -> None:
     """Unroll all loops but the last, which becomes a vector."""
     for loop in loops[:-1]:
         sch.unroll(loop)
     sch.vectorize(loops[-1])
+
+
+def vectorize_lanes(sch: Schedule, name: str, reduced: int) -> None:
+    """Put the lanes of a reduction inside its reduced loops, as a vector."""
+    block = sch.get_sblock(name)
+    lane, *others = sch.get_loops(block)[-1 - reduced :]
+    sch.reorder(*others, lane)
+    sch.vectorize(lane)
+    sch.vectorize(sch.get_loops(sch.decompose_reduction(block, others[0]))[-1])
+
+
+def reduce_lanes(sch: Schedule, name: str) -> None:
+    """Reduce the lanes of a vector one after the other, without a loop."""
+    block = sch.get_sblock(name)
+    lane = sch.get_loops(block)[-1]
+    sch.unroll(lane)
+    sch.decompose_reduction(block, lane)
 
 
 def grouped_tile(sch: Schedule, blocks: int) -> tuple[LoopRV, LoopRV]:
