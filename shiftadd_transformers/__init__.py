@@ -14,19 +14,36 @@ from __future__ import annotations
 from .hf import ShiftAddConfig, convert_, load, pack_, revert_, save, unpack_
 from .plan import Plan, make_plan
 from .rules import Rule, rule
-from .specs import AdderSpec, BcqSpec, DenseSpec, ShiftAddSpec, ShiftSpec, Spec
+from .specs import (
+    AdderAttentionSpec,
+    AdderSpec,
+    BcqSpec,
+    BinaryLinearSpec,
+    DenseSpec,
+    MixerSpec,
+    MixtureSpec,
+    ShiftAddSpec,
+    ShiftSpec,
+    SoftmaxSpec,
+    Spec,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdderAttentionSpec",
     "AdderSpec",
     "BcqSpec",
+    "BinaryLinearSpec",
     "DenseSpec",
+    "MixerSpec",
+    "MixtureSpec",
     "Plan",
     "Rule",
     "ShiftAddConfig",
     "ShiftAddSpec",
     "ShiftSpec",
+    "SoftmaxSpec",
     "Spec",
     "convert_",
     "load",

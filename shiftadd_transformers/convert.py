@@ -22,8 +22,12 @@ from .layers import (
     latent_type,
     packed_type,
 )
-from .plan import Plan, make_plan, resolve
+from .layers.attention import AttentionCore, core_type, head_shape, is_cross_attention
+from .layers.base import twin
+from .layers.projections import NarrowProjection
+from .plan import Entry, Plan, dense_at, make_plan, resolve
 from .rules import Rule
+from .sites import matrix_shape, query_key_projections, separate_projections, sites
 from .specs import nearest
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -31,10 +35,10 @@ Rules = Sequence[Rule | Mapping[str, Any]]
 
 
 def convert_(model: Model, plan: Plan | Rules) -> Model:
-    """Replace dense layers by latent operator layers that start from their values.
+    """Replace dense layers by latent operator layers that start from their values, and give attentions their cores.
 
     Args:
-        model: Changed in place.
+        model: Changed in place. What is converted already stays as it is, so a model may be converted in stages.
         plan: A plan made for this model, or rules to make one from.
 
     Returns:
@@ -45,8 +49,8 @@ def convert_(model: Model, plan: Plan | Rules) -> Model:
     """
     if not isinstance(plan, Plan):
         plan = make_plan(model, plan)
-    specs = {name: entry.spec for name, entry in check_plan(plan, model).values()}
-    return _swap_all(model, specs, lambda name, dense: latent_type(specs[name]).from_dense(dense, specs[name]))
+    entries = dict(check_plan(plan, model).values())
+    return _carry_out(model, entries, lambda dense, spec: latent_type(spec).from_dense(dense, spec))
 
 
 def skeleton_(model: Model, plan: Plan, state: str) -> Model:
@@ -55,9 +59,10 @@ def skeleton_(model: Model, plan: Plan, state: str) -> Model:
     Modules that the model lacks are passed over: a checkpoint with a head also loads into the model without one.
     """
     kind = latent_type if state == "latent" else packed_type
-    for name, entry in resolve(plan, model, from_checkpoint=True).values():
-        dense = model.get_submodule(name)
-        model.set_submodule(name, kind(entry.spec).skeleton(dense, entry.spec))
+    entries = dict(resolve(plan, model, from_checkpoint=True).values())
+    _carry_out(model, entries, lambda dense, spec: kind(spec).skeleton(dense, spec))
+    if state == "packed":  # layers inside cores
+        _swap_all(model, _names(model, LatentModule), lambda _, layer: twin(layer, packed_type(layer.spec)))
     return model
 
 
@@ -80,44 +85,118 @@ def revert_(model: Model, *, approximate: bool = False) -> Model:
 
     Args:
         model: Changed in place.
-        approximate: Also revert layers that no dense layer equals (adder, shift-add), to the nearest dense one.
+        approximate: Also revert layers that no dense layer equals (adder, shift-add), to the nearest dense one, and
+            attentions with a core of their own, to softmax.
 
     Raises:
-        ValueError: There are such layers and `approximate` is False.
+        ValueError: There are such layers and `approximate` is False; or a token mixer has left projections out.
     """
-    others = [n for n, m in model.named_modules() if isinstance(m, OperatorModule) and not m.is_linear]
+    cores = _names(model, AttentionCore)
+    layers = [name for name in _names(model, OperatorModule) if not name.startswith(tuple(f"{c}." for c in cores))]
+    others = [*cores, *(name for name in layers if not model.get_submodule(name).is_linear)]
     if others and not approximate:
         raise ValueError(
             f"no dense layer computes what {', '.join(others[:3])} compute ({len(others)} such layers); "
             "revert_(model, approximate=True) takes the nearest one"
         )
-    return _swap_all(model, _names(model, OperatorModule), lambda _, layer: layer.to_dense())
+    narrowed = _names(model, NarrowProjection)
+    if narrowed:
+        raise ValueError(f"the weights of {narrowed[0]} were left out when a token mixer came; load the dense model")
+    _swap_all(model, layers, lambda _, layer: layer.to_dense())
+    for name in cores:
+        attention, _, own = name.rpartition(".")
+        delattr(model.get_submodule(attention), own)
+    return model
 
 
 def check_plan(plan: Plan, model: nn.Module) -> dict[str, tuple[str, Any]]:
-    """Resolve a plan's names in a model and insist that every one is a dense layer of the planned shape.
+    """Resolve a plan's names in a model and insist that every one is there, in the planned shape.
 
     Raises:
         ValueError: Says which module does not fit and what is there instead.
     """
-    found, modules = resolve(plan, model), dict(model.named_modules())
+    found = resolve(plan, model)
     for planned in plan.converted:
         if planned not in found:
-            known = [name for name, module in modules.items() if is_dense(module)]
+            known = [site.name for site in sites(model) if plan.entries[planned].spec.place == site.place]
             raise ValueError(
                 f"the plan (for {plan.model or 'an unnamed model'}) converts {planned!r}, which "
                 f"{type(model).__name__} does not have; {nearest(planned, known)}"
             )
         name, entry = found[planned]
-        module = modules[name]
-        if isinstance(module, OperatorModule):
-            raise ValueError(f"{name} is converted already ({module.spec}); revert_(model) first")
+        _check_entry(name, entry, dense_at(model, name))
+    return found
+
+
+def _check_entry(name: str, entry: Entry, module: nn.Module) -> None:
+    if isinstance(module, OperatorModule):
+        raise ValueError(f"{name} is converted already ({module.spec}); revert_(model) first")
+    core = getattr(module, "core", None)
+    if isinstance(core, AttentionCore):
+        raise ValueError(f"{name} has a core already ({core.spec}); revert_(model, approximate=True) first")
+    projections = query_key_projections(name, module)
+    if entry.spec.place == "attention":
+        if not projections:
+            raise ValueError(f"{name} is a {type(module).__name__}, not an attention")
+        there, what = head_shape(module, module.get_submodule(projections[0])), "(H, E)"
+    else:
         if not is_dense(module):
             raise ValueError(f"{name} is a {type(module).__name__}, not a dense layer")
-        if tuple(dense_weight(module).shape) != entry.shape:
-            shape = tuple(dense_weight(module).shape)
-            raise ValueError(f"the plan expects {name} to be {entry.shape} (N, K), the model has {shape}")
-    return found
+        there, what = matrix_shape(module), "(N, K)"
+    if there != entry.shape:
+        raise ValueError(f"the plan expects {name} to be {entry.shape} {what}, the model has {there}")
+
+
+def _carry_out(model: Model, entries: Mapping[str, Entry], make: Callable[[nn.Module, Any], nn.Module]) -> Model:
+    """Build all cores and layers before the first is put in place: a late refusal must leave the model whole."""
+    cores = {name: _core(name, model, entry) for name, entry in entries.items() if entry.spec.place == "attention"}
+    built: dict[nn.Module, nn.Module] = {}
+    for name, core in cores.items():
+        built |= _narrowed(name, model.get_submodule(name), core)
+    for name, entry in entries.items():
+        if name not in cores:
+            dense = dense_at(model, name)
+            projection = built.get(dense)
+            if isinstance(projection, NarrowProjection):
+                projection.linear = _named(name, make, projection.linear, entry.spec)
+            else:
+                built[dense] = _named(name, make, dense, entry.spec)
+    _put(model, built)
+    for name, core in cores.items():
+        model.get_submodule(name).core = core
+    return model
+
+
+def _core(name: str, model: nn.Module, entry: Entry) -> AttentionCore:
+    attention = model.get_submodule(name)
+    weight = next(attention.parameters())
+    causal, cross = bool(getattr(attention, "is_causal", False)), is_cross_attention(name)
+    options = {"cross": cross, "causal": causal and not cross}
+    core = _named(name, core_type(entry.spec), entry.spec, *entry.shape, device=weight.device, **options)
+    return core.to(weight.dtype).train(attention.training)
+
+
+def _narrowed(name: str, attention: nn.Module, core: AttentionCore) -> dict[nn.Module, nn.Module]:
+    """Projections of queries and keys that a core reads in part or not at all."""
+    if core.query_heads == core.heads:
+        return {}
+    narrow: dict[nn.Module, nn.Module] = {}
+    for child in separate_projections(name, attention):
+        dense = attention.get_submodule(child)
+        if not is_dense(dense):
+            raise ValueError(f"{name}.{child} is converted already; a token mixer has to come before, or with it")
+        heads = dense_weight(dense).shape[0] // core.head_dim  # keys may have fewer heads than queries
+        kept = -(-core.query_heads * heads // core.heads)
+        narrow[dense] = NarrowProjection.of(dense, kept * core.head_dim)
+    return narrow
+
+
+def _named(name: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call, and let an error say which module it is about."""
+    try:
+        return make(*args, **kwargs)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _names(model: nn.Module, kind: type[nn.Module]) -> list[str]:
@@ -125,14 +204,12 @@ def _names(model: nn.Module, kind: type[nn.Module]) -> list[str]:
 
 
 def _swap_all(model: Model, names: Iterable[str], replace: Callable[[str, Any], nn.Module]) -> Model:
-    """Build every replacement before the first is put in place: a late refusal must leave the model whole."""
-    built: dict[nn.Module, nn.Module] = {}
-    for name in names:
-        module = model.get_submodule(name)
-        try:
-            built[module] = replace(name, module)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
+    """Build every replacement before the first is put in place."""
+    modules = {name: model.get_submodule(name) for name in names}
+    return _put(model, {module: _named(name, replace, name, module) for name, module in modules.items()})
+
+
+def _put(model: Model, built: Mapping[nn.Module, nn.Module]) -> Model:
     # A module that stands in two places is one module afterwards too.
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if module in built:

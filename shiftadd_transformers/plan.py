@@ -1,7 +1,8 @@
 """What becomes of each module: rules resolved against one model.
 
 A plan is the object that travels: conversion carries it out, checkpoints store it, search returns it. It is a value:
-it can be printed, compared and written as JSON, and it names every dense layer of the model, also those that stay.
+it can be printed, compared and written as JSON. It names every dense layer of the model, also those that stay, and the
+attentions that change.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from .rules import Rule, Site, aliases, sites
-from .specs import DenseSpec, Spec, nearest, spec_from_dict
+from .layers.projections import NarrowProjection
+from .rules import Rule
+from .sites import Site, aliases, separate_projections, sites
+from .specs import DenseSpec, MixerSpec, Spec, nearest, spec_from_dict
 
 FORMAT_VERSION = 1
 
@@ -28,7 +31,7 @@ class Entry:
     Args:
         spec: How it computes.
         role: Its part in the architecture.
-        shape: `(N, K)`.
+        shape: `(N, K)` of a dense layer, `(H, E)` of an attention.
         reason: Why it is so, where no rule said it.
     """
 
@@ -74,25 +77,35 @@ class Plan:
     @property
     def converted(self) -> dict[str, Spec]:
         """Only the modules that change."""
-        return {name: e.spec for name, e in self.entries.items() if not isinstance(e.spec, DenseSpec)}
+        return {name: e.spec for name, e in self.entries.items() if e.spec.changes}
+
+    @property
+    def has_cores(self) -> bool:
+        """Whether any attention gets another core."""
+        return any(spec.place == "attention" for spec in self.converted.values())
 
     def table(self) -> str:
         """One line per module: name, role, shape, operator, reason."""
-        rows = [("module", "role", "N × K", "operator", "")]
+        rows = [("module", "role", "N × K", "operator", "")]  # of an attention: heads × width
         for name, entry in self.entries.items():
             rows.append((name, entry.role, "{} × {}".format(*entry.shape), str(entry.spec), entry.reason))
         return "\n".join(_aligned(rows)) + "\n" + self.summary()
 
     def summary(self) -> str:
-        """How many modules and weights each operator takes."""
-        modules: Counter[str] = Counter()
+        """How many modules and weights each operator takes, and how many attentions."""
+        linear = [entry for entry in self.entries.values() if entry.spec.place != "attention"]
+        modules = Counter(entry.spec.kind for entry in linear)
         weights: Counter[str] = Counter()
-        for entry in self.entries.values():
-            modules[entry.spec.kind] += 1
+        for entry in linear:
             weights[entry.spec.kind] += entry.shape[0] * entry.shape[1]
         total = sum(weights.values()) or 1
         parts = [f"{kind}: {modules[kind]} modules, {w / total:.0%} of weights" for kind, w in weights.items()]
-        return "; ".join(parts)
+        cores = Counter(entry.spec.kind for entry in self.entries.values() if entry.spec.place == "attention")
+        return "; ".join([*parts, *(f"{kind}: {count} attentions" for kind, count in cores.items())])
+
+    def then(self, later: Plan) -> Plan:
+        """This plan, and what a later one made of the modules that this one left dense."""
+        return Plan({**self.entries, **{n: e for n, e in later.entries.items() if n not in self.converted}}, self.model)
 
     def diff(self, other: Plan) -> str:
         """What differs from another plan, a line per module; empty if nothing does."""
@@ -155,8 +168,8 @@ def make_plan(model: nn.Module, rules: Sequence[Rule | Mapping[str, Any]], *, pr
     """Resolve rules against a model.
 
     Args:
-        model: Any module with dense layers.
-        rules: First match wins; a module that no rule matches stays dense.
+        model: Any module with dense layers. What is converted already is passed over.
+        rules: First match wins; a module that no rule matches stays as it is.
         protect: Keep heads dense. Layers whose weight is tied to another module stay dense in any case.
 
     Returns:
@@ -178,23 +191,35 @@ def make_plan(model: nn.Module, rules: Sequence[Rule | Mapping[str, Any]], *, pr
     shielded = _protected(model, found, protect)
     _check_rules(ordered, found, shielded, type(model).__name__)
     entries = {site.name: _decide(site, ordered, shielded.get(site.name, "")) for site in found}
-    return Plan(entries, type(model).__name__)
+    _drop_unread(model, entries)
+    listed = {s.name: entries[s.name] for s in found if s.place == "linear" or entries[s.name].spec.changes}
+    return Plan(listed, type(model).__name__)
 
 
 def _decide(site: Site, rules: Sequence[Rule], shield: str) -> Entry:
     spec = next((r.spec for r in rules if r.selects(site)), None)
     if shield:
-        reason = f"protected: {shield}" if not isinstance(spec, DenseSpec) else ""
+        reason = f"protected: {shield}" if spec is None or spec.changes else ""
         return Entry(DenseSpec(), site.role, site.shape, reason)
     return Entry(spec or DenseSpec(), site.role, site.shape, "" if spec else "no rule")
+
+
+def _drop_unread(model: nn.Module, entries: dict[str, Entry]) -> None:
+    """A mixer reads no queries and keys: whatever a rule says, their projections will not be there."""
+    for name, entry in list(entries.items()):
+        if isinstance(entry.spec, MixerSpec) and not entry.spec.attention:
+            projections = (f"{name}.{child}" for child in separate_projections(name, model.get_submodule(name)))
+            for projection in entries.keys() & projections:
+                left_out = replace(entries[projection], spec=DenseSpec(), reason="left out by the mixer")
+                entries[projection] = left_out
 
 
 def _protected(model: nn.Module, found: Iterable[Site], heads: bool) -> dict[str, str]:
     owners = Counter(id(p) for _, m in model.named_modules() for p in m._parameters.values() if p is not None)
     output = getattr(model, "get_output_embeddings", lambda: None)()
     reasons = {}
-    for site in found:
-        module = model.get_submodule(site.name)
+    for site in (s for s in found if s.place == "linear"):
+        module = dense_at(model, site.name)
         if owners[id(module.get_parameter("weight"))] > 1:
             reasons[site.name] = "tied"
         elif heads and (site.role == "head" or module is output):
@@ -205,11 +230,15 @@ def _protected(model: nn.Module, found: Iterable[Site], heads: bool) -> dict[str
 def _check_rules(rules: Sequence[Rule], found: Sequence[Site], shielded: Mapping[str, str], model: str) -> None:
     if rules and not found:
         raise ValueError(f"{model} has no dense layer inside; if it is converted already, revert_(model) first")
+    if any(r.spec.place == "attention" for r in rules) and all(site.place == "linear" for site in found):
+        raise ValueError(f"{model} has no attention inside whose core could be exchanged, or all of them are already")
     for number, r in enumerate(rules, start=1):
         selected = [site.name for site in found if r.selects(site)]
         if not selected:
-            raise ValueError(f"rule {number} ({r}) matched no dense layer of {model}; {_proposal(r, found)}")
-        if not isinstance(r.spec, DenseSpec) and all(name in shielded for name in selected):
+            what = "attention" if r.spec.place == "attention" else "dense layer"
+            fitting = [site for site in found if r.spec.place in ("any", site.place)]
+            raise ValueError(f"rule {number} ({r}) matched no {what} of {model}; {_proposal(r, fitting)}")
+        if r.spec.changes and all(name in shielded for name in selected):
             why = ", ".join(f"{name} ({shielded[name]})" for name in selected[:3])
             raise ValueError(
                 f"rule {number} ({r}) selects protected layers only: {why}. Heads can be converted with "
@@ -247,6 +276,12 @@ def resolve(plan: Plan, model: nn.Module, *, from_checkpoint: bool = False) -> d
         if own is not None:
             found[name] = (own, plan.entries[name])
     return found
+
+
+def dense_at(model: nn.Module, name: str) -> nn.Module:
+    """The layer that a plan's name stands for, seen through a projection that was narrowed."""
+    module = model.get_submodule(name)
+    return module.linear if isinstance(module, NarrowProjection) and module.linear is not None else module
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

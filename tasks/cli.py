@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tasks.bench.command import bench
+from tasks.dispatch import find_config, module_of, read_task_config, run_config, shipped_configs
 from tasks.errors import Interrupted, TaskError
+from tasks.image_classification.command import compare, predict
 from tasks.kernels import profile, tune
+from tasks.options import Kernels, Override, Set, compiled_kernels
 
 app = typer.Typer(
     name="shiftadd",
@@ -25,13 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Override = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, e.g. train.learning_rate=1e-3."),
-]
-Kernels = Annotated[bool, typer.Option("--kernels", help="Run packed layers on kernels compiled for this machine.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="The same as an option.")]
 
 
 def main() -> None:
@@ -61,18 +56,12 @@ def train(
     overwrite: Annotated[bool, typer.Option(help="Throw away an earlier run in the same folder.")] = False,
     score: Annotated[bool, typer.Option(help="Score the test set at the end.")] = True,
 ) -> None:
-    """Train a translation model as a config says; Ctrl-C leaves a checkpoint to resume from."""
-    from tasks.config import read_config
-    from tasks.translation.config import TranslationConfig
-
-    path = find_config(config)
+    """Train a model as a config says; Ctrl-C leaves a checkpoint to resume from."""
     settings = [*(overrides or ()), *(set_ or ())]
-    resolved = read_config(TranslationConfig, path, settings)
-    from tasks.translation.train import train as run_training
-
+    resolved = read_task_config(find_config(config), settings)
     again = " ".join(["shiftadd train", str(config), *settings, "--resume"])
     try:
-        run = run_training(resolved, resume=resume, overwrite=overwrite)
+        run = module_of(resolved, "train").train(resolved, resume=resume, overwrite=overwrite)
     except Interrupted as stopped:
         raise Interrupted(f"{stopped}\nresume with: {again}") from None
     print(f"model: {run.folder / 'model'}")
@@ -85,12 +74,14 @@ def train(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder, or a model folder inside one.")],
-    beams: Annotated[int | None, typer.Option(min=1, help="1 is greedy; the run's config by default.")] = None,
+    beams: Annotated[
+        int | None, typer.Option(min=1, help="Translation: 1 is greedy; the run's config by default.")
+    ] = None,
     split: Annotated[str, typer.Option(help="test or validation")] = "test",
     model: Annotated[str, typer.Option(help="Which model of the run: model or packed.")] = "model",
     kernels: Kernels = False,
 ) -> None:
-    """BLEU and chrF++ with signatures; writes them and every translation into the run folder."""
+    """Score a model of a run: BLEU and chrF++, or accuracy; writes the scores and every output beside it."""
     if split not in ("test", "validation"):
         raise TaskError(f"--split must be test or validation, got {split!r}")
     with compiled_kernels(kernels):
@@ -107,12 +98,12 @@ def translate(
 ) -> None:
     """Translate sentences, a file, or standard input; one line out for each line in."""
     sentences = read_sentences(text, file)
+    from tasks.training.folder import model_folder
     from tasks.translation.config import DecodeConfig
     from tasks.translation.model import load_model
     from tasks.translation.translate import translate as run_translation
 
-    folder = model / "model" if (model / "model" / "config.json").is_file() else model
-    network, tokenizer = load_model(folder)
+    network, tokenizer = load_model(model_folder(model))
     with compiled_kernels(kernels):
         for line in run_translation(
             network, tokenizer, sentences, DecodeConfig(beams=beams), progress=file is not None
@@ -144,22 +135,24 @@ def plan(
 ) -> None:
     """Show which layers of a model would compute how, without training anything."""
     from tasks.config import read_toml, write_text
-    from tasks.translation.model import load_model
+    from tasks.training.conversion import resolve_stages
+    from tasks.training.loading import explained, load_network
 
-    tables = read_toml(rules).get("plan", {}).get("rules", [])
-    if not tables:
+    tables = read_toml(rules).get("plan", {})
+    stages = [stage.get("rules", []) for stage in tables.get("stages", [])] or [tables.get("rules", [])]
+    if not all(stages):
         raise TaskError(f"{rules} has no [[plan.rules]] table")
-    from shiftadd_transformers import make_plan
-
-    try:
-        resolved = make_plan(load_model(model)[0], tables)
-    except ValueError as error:
-        raise TaskError(str(error)) from error
+    with explained("a model", model):
+        network = load_network(model)
+    plans = resolve_stages(network, stages)
     if output is not None:
-        write_text(output, resolved.to_json() + "\n")
-    print(resolved.table())
+        write_text(output, reduce(lambda earlier, later: earlier.then(later), plans).to_json() + "\n")
+    for number, resolved in enumerate(plans, 1):
+        print((f"stage {number}\n" if len(plans) > 1 else "") + resolved.table())
 
 
+app.command()(predict)
+app.command()(compare)
 app.command()(bench)
 app.command()(tune)
 app.add_typer(profile, name="profile")
@@ -174,26 +167,12 @@ def configs() -> None:
 
 def report(run: Path, model: str, beams: int | None, split: str) -> None:
     """Score one model of a run and print it."""
-    from tasks.translation.evaluate import evaluate_run
-
-    print(f"{run} {model} {split}\n{evaluate_run(run, split=split, beams=beams, model=model)}")
-
-
-@contextmanager
-def compiled_kernels(wanted: bool) -> Iterator[None]:
-    """Packed layers run on compiled kernels inside the block, if that is wanted."""
-    if not wanted:
-        yield
-        return
-    try:
-        import tvm_kernels
-    except ImportError as error:
-        raise TaskError(f"--kernels needs `pip install shiftadd-transformers[kernels]` ({error})") from error
-    try:
-        with tvm_kernels.enabled():
-            yield
-    except tvm_kernels.MissingKernelError as error:
-        raise TaskError(str(error)) from error
+    config = run_config(run)
+    if beams is not None and config.task != "translation":
+        raise TaskError(f"--beams is for translation; {run} holds a model for {config.task}")
+    options = {} if beams is None else {"beams": beams}
+    scores = module_of(config, "evaluate").evaluate_run(run, split=split, model=model, **options)
+    print(f"{run} {model} {split}\n{scores}")
 
 
 def read_sentences(text: list[str] | None, file: Path | None) -> list[str]:
@@ -209,17 +188,6 @@ def read_sentences(text: list[str] | None, file: Path | None) -> list[str]:
     if sys.stdin.isatty():
         print("type sentences, then Ctrl-D", file=sys.stderr)
     return sys.stdin.read().splitlines()
-
-
-def find_config(path: Path) -> Path:
-    """A config file as given, or a shipped one by its name."""
-    shipped = {config.stem: config for config in shipped_configs()}
-    return path if path.is_file() else shipped.get(str(path), path)
-
-
-def shipped_configs() -> list[Path]:
-    """TOML files that travel with the package."""
-    return sorted((Path(__file__).parent / "translation" / "configs").glob("*.toml"))
 
 
 if __name__ == "__main__":

@@ -162,10 +162,18 @@ def _check(hint: Any, value: Any, where: str, name: str) -> Any:
     for option in options:
         if dataclasses.is_dataclass(option) and isinstance(value, Mapping):
             return build(typing.cast(type, option), value, where, name + ".")
+        if _is_table_list(option) and isinstance(value, list | tuple):
+            item = typing.get_args(option)[0]
+            return tuple(_check(item, entry, where, f"{name}[{i}]") for i, entry in enumerate(value, 1))
         matched, converted = _match(option, value)
         if matched:
             return converted
     raise TaskError(f"{where}: {name} must be {_describe(options)}, got {value!r}")
+
+
+def _is_table_list(option: Any) -> bool:
+    """Whether an annotation is a list of tables that have a dataclass."""
+    return typing.get_origin(option) is tuple and dataclasses.is_dataclass(typing.get_args(option)[0])
 
 
 def _match(option: Any, value: Any) -> tuple[bool, Any]:

@@ -17,15 +17,8 @@ from typing import Any
 
 from tasks.config import write_text
 from tasks.errors import TaskError
-from tasks.translation.config import (
-    DataConfig,
-    DecodeConfig,
-    DistillConfig,
-    ModelConfig,
-    PlanConfig,
-    TrainConfig,
-    TranslationConfig,
-)
+from tasks.training.config import DistillConfig, PlanConfig
+from tasks.translation.config import DataConfig, DecodeConfig, ModelConfig, TrainConfig, TranslationConfig
 
 # Share of the demo's minutes for each training; the rest goes to data, scoring and the report.
 DENSE_SHARE, HYBRID_SHARE = 0.55, 0.22
@@ -204,7 +197,7 @@ def _claim(folder: Path, config: DemoConfig, fresh: bool) -> None:
 
 
 def _train(config: TranslationConfig, title: str, quiet: bool) -> None:
-    from tasks.translation.checkpoints import checkpoints
+    from tasks.training.checkpoints import checkpoints
     from tasks.translation.train import train
 
     folder = Path(config.run_dir)
@@ -278,8 +271,10 @@ def _samples(scores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def _history(config: TranslationConfig) -> list[dict[str, float]]:
-    log = json.loads(Path(config.run_dir, "history.json").read_text(encoding="utf-8"))
-    return [{"step": row["step"], "loss": float(row["eval_loss"])} for row in log if "eval_loss" in row]
+    from tasks.drawing import validation_points
+    from tasks.training.fitting import read_history
+
+    return validation_points(read_history(Path(config.run_dir, "history.json")))
 
 
 def _write(folder: Path, report: Mapping[str, Any]) -> None:

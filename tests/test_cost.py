@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel, MarianConfig, MarianMTModel
 from shiftadd_transformers.cost import CostReport, Row, compare, count_ops, load_table, table_names
 from shiftadd_transformers.cost.operators import reads_int8
 from shiftadd_transformers.layers import AdderLinear, BcqLinear, ShiftAddLinear, latent_type
-from shiftadd_transformers.layers.adder import finish_counts
+from shiftadd_transformers.layers.distance import finish_counts
 from shiftadd_transformers.operators.counts import OpCounts, adder_linear_counts, dense_linear_counts
 from shiftadd_transformers.specs import AdderSpec, BcqSpec, ShiftAddSpec, ShiftSpec
 

@@ -231,7 +231,7 @@ def test_every_parameter_is_in_the_group_that_its_operator_needs():
         "adder": (0.1, 0.0),
         "shift": (1e-3, 0.0),
         "sign": (1e-2, 0.0),
-        "reference": (1e-3, 1e-5),
+        "reference": (1e-5, 1e-5),
         "decay": (1e-3, 0.02),
         "no_decay": (1e-3, 0.0),
     }

@@ -9,7 +9,8 @@ from hf.families import BY_NAME, FAMILIES
 from torch import nn
 
 from shiftadd_transformers.layers import is_dense
-from shiftadd_transformers.rules import Rule, layer_indices, role_of, rule, sites
+from shiftadd_transformers.rules import Rule, layer_indices, rule
+from shiftadd_transformers.sites import role_of, sites
 from shiftadd_transformers.specs import DenseSpec, ShiftSpec
 
 
@@ -36,7 +37,7 @@ def selected(model, **selector):
 @pytest.mark.parametrize("base", [False, True], ids=["head", "base"])
 def test_every_linear_of_every_family_has_its_role(family, base):
     model = family.build(base=base)
-    found = sites(model)
+    found = [site for site in sites(model) if site.place == "linear"]
     assert [s.name for s in found] == [name for name, m in model.named_modules() if is_dense(m)]
     roles = Counter(site.role for site in found)
     heads = roles.pop("head", 0)

@@ -13,6 +13,7 @@ from shiftadd_transformers.specs import (
     AdderSpec,
     BcqSpec,
     DenseSpec,
+    MixtureSpec,
     ShiftAddSpec,
     ShiftSpec,
     as_spec,
@@ -27,7 +28,9 @@ VALUES = [
     ShiftSpec(bits=3, zero=False),
     ShiftSpec(parametrization="denseshift"),
     AdderSpec(bits=None, center=False, eta=0.1),
+    AdderSpec(norm=True),
     ShiftAddSpec(bits=3),
+    MixtureSpec(bits=5, terms=2, dense_latency=1.5, balance=0),
     BcqSpec(planes=2, grouping="block", group_size=16, scale_terms=1),
     BcqSpec(grouping="column", activation_bits=8),
 ]

@@ -28,6 +28,7 @@ MODULES = {
     "bcq_lookup": "bcq",
     "bcq_sums": "bcq_float",
     "bcq_tables": "bcq_tables",
+    "binary_attention": "binary_attention",
     "matadd": "matadd",
     "matadd_right": "matadd",
     "quantize_grid": "grid",
@@ -37,6 +38,7 @@ MODULES = {
     "float_shift_linear": "shift_float",
     "read_words": "read",
     "sign_tables": "bcq_float",
+    "token_window": "token_window",
 }
 
 Function = Callable[..., None]

@@ -4,8 +4,8 @@
   activation of the whole model at that width.
 * ``int8``: every matrix product with stored weights, converted or not, multiplies int8 and accumulates int32;
   weights are moved at 8 bits with one 32-bit scale per output, activations at one byte in and out (the output
-  is requantised on the spot, one multiplication). Attention, norms and the rest stay as they are in the
-  counted model.
+  is requantised on the spot, one multiplication). Attention (an exchanged core too), norms and the rest stay as
+  they are in the counted model.
 * ``int4``: weights moved at 4 bits with a 16-bit scale per 128 inputs; they are widened on chip and the
   arithmetic is charged as int8, because the tables have no 4-bit figures.
 
@@ -27,7 +27,7 @@ from .counter import count_ops
 from .report import CostReport, LinearShape, Row, add_counts, align, joules, merge_operations, quantity
 
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
-CONVERTED = frozenset(SPECS) - {"dense"}
+CONVERTED = frozenset(kind for kind, spec in SPECS.items() if spec.place == "linear")
 INT4_GROUP = 128
 
 

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..layers.attention import AttentionCore
 from ..layers.base import OperatorModule
 from ..operators.counts import OpCounts
+from .attention import attention_row
 from .formulas import COPIES, FORMULAS, Work, base_name
 from .operators import operator_row
 from .report import CostReport, LinearShape, Row
@@ -143,18 +145,22 @@ class _Counter(TorchDispatchMode):
         return nbytes
 
     def enter_operator(self) -> None:
-        """From here on a layer of ours runs; its inner operators are its own business."""
+        """From here on a layer or a core of ours runs; its inner operators are its own business."""
         self.inside_operator += 1
 
-    def leave_operator(self, name: str, module: OperatorModule, inputs: Any, out: Any) -> None:
-        """Charge the layer by its own formula."""
+    def leave_operator(self, name: str, module: OperatorModule | AttentionCore, inputs: Any, out: Any) -> None:
+        """Charge it by its own formula."""
         self.inside_operator -= 1
         tensors, results = _tensors(inputs), _tensors(out)
         if self.inside_operator or not tensors or not results:
             return
         first = id(module) not in self.charged
         self.charged.add(id(module))
-        self.add(operator_row(name, module, tensors[0], results[0], first))
+        if isinstance(module, AttentionCore):
+            query, key, value = tensors[:3]
+            self.add(attention_row(name, module, query, key, value, first))
+        else:
+            self.add(operator_row(name, module, tensors[0], results[0], first))
 
     def add(self, row: Row) -> None:
         """Join rows of the same module and kind."""
@@ -193,11 +199,11 @@ def _hooked(model: nn.Module, counter: _Counter) -> Iterator[None]:
 def _hook(name: str, module: nn.Module, counter: _Counter) -> list[Any]:
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
         counter.stack.append(name)
-        if isinstance(module, OperatorModule):
+        if isinstance(module, OperatorModule | AttentionCore):
             counter.enter_operator()
 
     def after(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-        if isinstance(module, OperatorModule):
+        if isinstance(module, OperatorModule | AttentionCore):
             counter.leave_operator(name, module, (args, kwargs), out)
         counter.stack.pop()
 

@@ -19,11 +19,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..operators.counts import OpCounts, dense_linear_counts
+from ..operators.counts import SMOOTH, OpCounts, dense_linear_counts, softmax_counts
 from .report import LinearShape
 
 MULTIPLY, ADD, FREE = OpCounts(multiply=1), OpCounts(add=1), OpCounts()
-SMOOTH = OpCounts(multiply=1, add=1, lookup=1)
 
 
 @dataclass(frozen=True)
@@ -95,15 +94,6 @@ def _convolution(args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) ->
     m = out.numel() // max(n, 1)
     shape = LinearShape(m, n, taps, bias is not None)
     return Work("convolution", dense_linear_counts(m, n, taps, bias is not None), linear=shape)
-
-
-def softmax_counts(rows: int, width: int, log: bool = False) -> OpCounts:
-    """Maximum, subtraction, exponential, sum, and one division (logarithmic: subtraction) per element."""
-    if not width:
-        return FREE
-    joined = ADD * (rows * (width - 1))
-    last = SMOOTH * rows + ADD * (rows * width) if log else MULTIPLY * (rows * (width + 1))
-    return joined * 2 + (ADD + SMOOTH) * (rows * width) + last
 
 
 def _softmax(log: bool) -> Formula:

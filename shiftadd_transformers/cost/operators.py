@@ -6,12 +6,14 @@
 * shift, int8 activations: weights' shifts at the width that holds the shifted value (INT16 if eight bits plus
   the largest shift fit, else INT32), accumulates and scale shifts at INT32, bias and quantisation at the
   float type;
-* adder on the int8 grid: subtractions INT8, accumulates INT32, the rest (grid, centring, scale) at the float
-  type;
+* adder on the int8 grid: subtractions INT8, accumulates INT32, the rest (grid, centring, normalisation, scale) at
+  the float type;
 * binary coding, float activations: everything at the activation's type;
 * binary coding, 8-bit tables: look-ups INT8, shifts by a column's step INT16, accumulates and scale shifts INT32,
   bias and the building of tables at the float type. The tables stay inside the layer, so its input is moved as it
-  comes.
+  comes;
+* mixture: everything at the activation's type, rows charged to the experts by the shares measured in training. The
+  weights of both experts are read, as a batch sends rows to both.
 """
 
 from __future__ import annotations

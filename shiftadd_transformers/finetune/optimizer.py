@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..layers.attention import TokenMixer
 from ..layers.base import LatentModule
 from ..specs import AdderSpec, ShiftAddSpec, ShiftSpec, nearest
 
@@ -33,7 +34,7 @@ class ShiftAddOptimizer(torch.optim.AdamW):
 
         g <- eta * sqrt(numel) * g / max(||g||_2, 1e-12)
         v <- momentum * v + g + weight_decay * w
-        w <- w - lr * v
+        w <- w - min(1, step / warmup) * lr * v
 
     The stored ``.grad`` is not changed. Schedulers, closures, gradient accumulation, loss scaling and
     clipping work as for AdamW; clipping a global norm counts the adder gradients before they are rescaled and
@@ -41,7 +42,8 @@ class ShiftAddOptimizer(torch.optim.AdamW):
 
     Args:
         params: Parameters, or groups. A group may carry ``rule`` (``"adamw"`` or ``"adder"``) and, for
-            ``"adder"``, ``eta`` (default 0.2) and ``momentum`` (default 0.9).
+            ``"adder"``, ``eta`` (default 0.2), ``momentum`` (default 0.9) and ``warmup`` (steps over which its own
+            rate rises, beside what a scheduler does; default 0).
         lr: Learning rate of groups without their own.
         betas: AdamW's.
         eps: AdamW's.
@@ -79,7 +81,7 @@ class ShiftAddOptimizer(torch.optim.AdamW):
         """Add a group.
 
         Raises:
-            ValueError: Its rule is unknown or its ``eta`` or ``momentum`` out of range.
+            ValueError: Its rule is unknown, or its ``eta``, ``momentum`` or ``warmup`` out of range.
         """
         rule = param_group.setdefault("rule", "adamw")
         if rule not in RULES:
@@ -89,6 +91,8 @@ class ShiftAddOptimizer(torch.optim.AdamW):
                 raise ValueError(f"eta must be positive, not {param_group['eta']!r}")
             if not 0 <= param_group.setdefault("momentum", 0.9) < 1:
                 raise ValueError(f"momentum must be in [0, 1), not {param_group['momentum']!r}")
+            if param_group.setdefault("warmup", 0) < 0:
+                raise ValueError(f"warmup is a number of steps, at least 0, not {param_group['warmup']!r}")
         super().add_param_group(param_group)
 
     def _init_group(self, group: dict[str, Any], *collected: Any) -> bool:
@@ -115,7 +119,9 @@ class ShiftAddOptimizer(torch.optim.AdamW):
             state["momentum_buffer"] = torch.zeros_like(parameter)
         state["step"] += 1
         state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
-        parameter.sub_(group["lr"] * state["momentum_buffer"])
+        # A group that was saved before there was a warm-up has none.
+        rise = min(1.0, float(state["step"]) / max(group.get("warmup", 0), 1))
+        parameter.sub_(group["lr"] * rise * state["momentum_buffer"])
 
 
 def adder_gradient(gradient: Tensor | None, eta: float) -> Tensor:
@@ -144,9 +150,11 @@ def make_optimizer(
     lr: float,
     *,
     adder_lr: float | None = None,
+    adder_warmup: int = 0,
     weight_decay: float = 0.01,
     adder_weight_decay: float = 0.0,
     reference_weight_decay: float = 1e-4,
+    reference_lr_factor: float = 0.01,
     sign_lr_factor: float = 1.0,
     momentum: float = 0.9,
     betas: tuple[float, float] = (0.9, 0.999),
@@ -158,10 +166,10 @@ def make_optimizer(
     ============= =========================================================== =====================
     group         parameters                                                  rule
     ============= =========================================================== =====================
-    ``adder``     templates of adder and shift-add layers (one per ``eta``)   adder, ``adder_lr``
+    ``adder``     templates of adder and shift-add layers, and distance mixers adder, ``adder_lr``
     ``shift``     shifts of DeepShift-PS layers                               AdamW, no decay
     ``sign``      signs of DeepShift-PS layers                                ... lr * sign_lr_factor
-    ``reference`` sign and shift tensors of DenseShift layers                 AdamW, small decay
+    ``reference`` sign and shift tensors of DenseShift layers                 ... lr * reference_lr_factor
     ``no_decay``  scales, offsets, norms, biases: everything without a matrix AdamW, no decay
     ``decay``     the rest                                                    AdamW, ``weight_decay``
     ============= =========================================================== =====================
@@ -171,11 +179,17 @@ def make_optimizer(
         lr: Learning rate of the AdamW groups.
         adder_lr: Learning rate of adder weights; None means ``lr``. The rule's step has a root mean square of up to
             ``adder_lr * eta / (1 - momentum)``, which is ``2 * lr`` by default; AdamW's is about ``lr``. Training
-            from scratch, AdderNet's recipe starts at 0.1.
+            from scratch, three times ``lr`` is a start; AdderNet's recipe peaks at 0.1, with plain SGD.
+        adder_warmup: Steps over which the adder weights' rate rises to ``adder_lr``. The rule's steps have full size
+            from the first one on, however small the gradients are: give it a fifth of the training where ``adder_lr``
+            is high.
         weight_decay: Of the ``decay`` group.
         adder_weight_decay: Of adder weights. AdderNet uses 5e-4 from scratch; while fine-tuning there is no reason
             to draw templates to zero.
         reference_weight_decay: Of DenseShift references; decay pulls them towards the thresholds.
+        reference_lr_factor: Multiplies ``lr`` for DenseShift references, which start within about 1e-3 of their
+            thresholds. AdamW moves each by about ``lr`` per step, so at a learning rate of 1e-3 and a factor of 1 the
+            first steps redraw most weights: right for random ones, which should set it to 1, and ruin for pretrained.
         sign_lr_factor: Multiplies ``lr`` for DeepShift-PS signs.
         momentum: Of adder weights.
         betas: AdamW's.
@@ -196,7 +210,7 @@ def make_optimizer(
     settings: dict[str, dict[str, Any]] = {
         "shift": {"lr": lr, "weight_decay": 0.0},
         "sign": {"lr": lr * sign_lr_factor, "weight_decay": 0.0},
-        "reference": {"lr": lr, "weight_decay": reference_weight_decay},
+        "reference": {"lr": lr * reference_lr_factor, "weight_decay": reference_weight_decay},
         "no_decay": {"lr": lr, "weight_decay": 0.0},
         "decay": {"lr": lr, "weight_decay": weight_decay},
     }
@@ -205,6 +219,7 @@ def make_optimizer(
         "lr": lr if adder_lr is None else adder_lr,
         "weight_decay": adder_weight_decay,
         "momentum": momentum,
+        "warmup": adder_warmup,
     }
     groups: dict[tuple[str, float], dict[str, Any]] = {}
     for parameter, name, eta in _sorted_parameters(model):
@@ -226,6 +241,9 @@ def _sorted_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, str, fl
 
 def _special(module: nn.Module) -> Iterator[tuple[nn.Parameter, str, float]]:
     """The parameters of a layer of ours that do not train like a dense weight."""
+    if isinstance(module, TokenMixer):
+        distances = module.spec.op != "conv"
+        yield module.taps, "adder" if distances else "no_decay", module.spec.eta if distances else 0.0
     if not isinstance(module, LatentModule):
         return
     spec = module.spec
@@ -237,6 +255,6 @@ def _special(module: nn.Module) -> Iterator[tuple[nn.Parameter, str, float]]:
         deepshift = spec.parametrization == "ps"
         yield module.get_parameter("shift"), "shift" if deepshift else "reference", 0.0
         yield module.get_parameter("sign"), "sign" if deepshift else "reference", 0.0
-    for name in ("output_scale", "output_offset", "alpha"):
-        if name in module._parameters:
+    for name in ("output_scale", "output_offset", "output_gain", "router", "router_bias", "alpha"):
+        if module._parameters.get(name) is not None:
             yield module.get_parameter(name), "no_decay", 0.0

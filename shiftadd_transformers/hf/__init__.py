@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .attention import attention_maps
 from .config import ShiftAddConfig
 from .model import convert_, folder_bytes, load, pack_, revert_, save, unpack_
 from .quantizer import ShiftAddQuantizer
@@ -9,6 +10,7 @@ from .quantizer import ShiftAddQuantizer
 __all__ = [
     "ShiftAddConfig",
     "ShiftAddQuantizer",
+    "attention_maps",
     "convert_",
     "folder_bytes",
     "load",

@@ -19,6 +19,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from .. import convert
 from ..plan import Plan, make_plan
+from .attention import has_cores, require_attention_interface, use_cores_
 from .config import QUANT_METHOD, ShiftAddConfig
 from .quantizer import ShiftAddQuantizer
 
@@ -26,10 +27,11 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def convert_(model: Model, plan: Plan | convert.Rules) -> Model:
-    """Replace dense layers by latent operator layers, in place.
+    """Replace dense layers by latent operator layers, and give attentions their cores, in place.
 
     Args:
-        model: Any module; a `PreTrainedModel` can be trained, saved and loaded as usual afterwards.
+        model: Any module; a `PreTrainedModel` can be trained, saved and loaded as usual afterwards. One that is
+            converted in part may be converted further.
         plan: A plan made for this model, or rules to make one from.
 
     Returns:
@@ -40,9 +42,13 @@ def convert_(model: Model, plan: Plan | convert.Rules) -> Model:
     """
     if not isinstance(plan, Plan):
         plan = make_plan(model, plan)
+    if plan.has_cores:
+        require_attention_interface(model)
     convert.convert_(model, plan)
     if isinstance(model, PreTrainedModel):
-        _announce(model, ShiftAddConfig(plan=plan))
+        if has_cores(model):
+            use_cores_(model)
+        _announce(model, ShiftAddConfig(plan=_earlier_plan(model).then(plan)))
     return model
 
 
@@ -156,6 +162,13 @@ def _announce(model: PreTrainedModel, config: ShiftAddConfig) -> None:
     model.hf_quantizer = ShiftAddQuantizer(config, pre_quantized=False)
     model.is_quantized = True
     model.quantization_method = QUANT_METHOD
+
+
+def _earlier_plan(model: PreTrainedModel) -> Plan:
+    """What was carried out before."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    plan = quantizer.quantization_config.plan if isinstance(quantizer, ShiftAddQuantizer) else None
+    return plan if plan is not None else Plan(model=type(model).__name__)
 
 
 def _with_state(model: Model, state: str) -> Model:

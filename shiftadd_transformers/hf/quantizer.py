@@ -16,6 +16,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from .. import convert
 from ..layers import PackedModule
 from ..plan import Plan, make_plan
+from .attention import has_cores, require_attention_interface, use_cores_
 from .config import QUANT_METHOD, ShiftAddConfig
 
 
@@ -47,6 +48,7 @@ class ShiftAddQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         if self.pre_quantized:
             convert.skeleton_(model, self._stored_plan(), self.quantization_config.state)
+            self._use_cores(model)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
         if not self.pre_quantized:
@@ -58,12 +60,20 @@ class ShiftAddQuantizer(HfQuantizer):
     def _convert_(self, model: PreTrainedModel) -> None:
         given = self.quantization_config
         plan = given.plan or make_plan(model, given.rules or [])
+        if plan.has_cores:
+            require_attention_interface(model)
         convert.convert_(model, plan)
+        self._use_cores(model)
         if given.state == "packed":
             convert.pack_(model)
         # A config of its own: the caller may convert another model with the one that was passed in.
         self.quantization_config = ShiftAddConfig(plan=plan, state=given.state)
         model.config.quantization_config = self.quantization_config
+
+    @staticmethod
+    def _use_cores(model: PreTrainedModel) -> None:
+        if has_cores(model):
+            use_cores_(model)
 
     def _stored_plan(self) -> Plan:
         plan = self.quantization_config.plan

@@ -4,9 +4,10 @@
 outputs of a row and as large as the row itself; centring over the outputs removes it, and with it the part that does
 not depend on the weight. The scale s is a power of two per channel, the offset o a constant per channel.
 
-Starting from a dense weight W: for x ~ N(0, 1) the second-order part of −|x − cW| in x·W is √(2/π)/s₀ · c·x·W with
-s₀² = 1 + c²σ²; the pure x² part is removed by centring, the pure W² part by the offset. What is left correlates with
-the dense output by about 0.88 at cσ = 1, so a converted layer is a start and not a restart.
+`AdderSpec(norm=True)` also divides by the standard deviation σ over the outputs of the row, times one factor g per
+layer: `y = s · g · (a − mean_n a) / σ + o + b`, a LayerNorm whose scale is rounded to powers of two. A centred distance
+is as large as its templates are spread, times the square root of K, so every step of the templates changes what all
+layers behind them receive; the normalised one keeps its magnitude, and deep networks train from scratch.
 """
 
 from __future__ import annotations
@@ -15,15 +16,27 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..operators.adder import adder_linear, adder_linear_int8
-from ..operators.calling import autocast_like_linear, without_autocast
+from ..operators.calling import without_autocast
 from ..operators.counts import OpCounts, adder_linear_counts
-from ..operators.exponent_bits import floor_log2, power_of_two
-from ..operators.ste import po2_scale_ste, straight_through
+from ..operators.exponent_bits import power_of_two
+from ..operators.ste import po2_scale_ste
 from ..specs import AdderSpec
 from .base import FloatWeight, PackedModule, frozen, trained, twin
+from .distance import (
+    adder_gains,
+    expected_deviation,
+    expected_distance,
+    finish,
+    finish_counts,
+    grid_exponent,
+    norm_counts,
+    normalised,
+    to_grid,
+    wide,
+)
 
 
 class AdderLinear(FloatWeight):
@@ -33,19 +46,25 @@ class AdderLinear(FloatWeight):
         weight: Templates `[N, K]`, in the units of the input.
         output_scale: Real `[N]`, rounded to a power of two in the forward.
         output_offset: Real `[N]`; apart from `bias`, which stays what it was in the dense layer.
+        output_gain: Real `[1]`, with `norm` only. It costs one multiplication per row, as it joins the division by
+            σ, and so lets a layer start at exactly the dense one's magnitude.
 
     References:
         Chen et al., AdderNet, CVPR 2020; Wang et al., AdderNet and its minimalist hardware design, 2021 (one grid
-        for both operands). Differs: centring and a power-of-two scale take the place of batch normalisation.
+        for both operands). Differs: centring and a power-of-two scale, or a layer normalisation with `norm`, take the
+        place of batch normalisation, whose statistics would have to follow the distances through fine-tuning.
     """
 
     spec: AdderSpec
+    output_gain: nn.Parameter | None
 
     def allocate(self, device: Any, dtype: torch.dtype) -> None:
         """Room for the tensors named above."""
         _check_outputs(self.spec, self.out_features)
         self.output_scale = trained(self.out_features, dtype=dtype, device=device)
         self.output_offset = trained(self.out_features, dtype=dtype, device=device)
+        gain = trained(1, dtype=dtype, device=device) if self.spec.norm else None
+        self.register_parameter("output_gain", gain)
 
     def start_from(self, weight: Tensor) -> None:
         """Templates, scale and offset that come close to the dense layer for inputs of unit variance."""
@@ -53,6 +72,10 @@ class AdderLinear(FloatWeight):
         templates = weight.detach() * gain
         mean = expected_distance(templates)
         offset = -scale * (mean - mean.mean() if self.spec.center else mean)
+        if self.spec.norm:
+            wanted = scale * expected_deviation(templates)
+            scale = 2.0 ** round(math.log2(wanted))
+            self.fill(output_gain=torch.full_like(weight[0, :1], wanted / scale))
         self.fill(
             weight=templates,
             output_scale=torch.full_like(weight[:, 0], scale),
@@ -68,19 +91,19 @@ class AdderLinear(FloatWeight):
                 rows, weight = to_grid(rows, exponent), to_grid(weight, exponent)
             distance = adder_linear(rows, weight.to(rows.dtype))
         scale = po2_scale_ste(self.output_scale)
-        return finish(x, distance, scale, self.output_offset, self.bias, self.spec.center)
+        return _finish(self, x, distance, scale)
 
     def pack(self) -> PackedAdderLinear:
         """Store the templates on the int8 grid (or as they are, without one)."""
         packed = twin(self, PackedAdderLinear)
         weight, exponent = _stored(self.weight.detach(), self.spec)
         scale = po2_scale_ste(self.output_scale.detach())
-        offset = self.output_offset.detach().clone()
-        return packed.fill(weight_packed=weight, weight_exponent=exponent, output_scale=scale, output_offset=offset)
+        packed.fill(weight_packed=weight, weight_exponent=exponent, output_scale=scale)
+        return packed.fill(**_finishing(self, "output_offset", "output_gain"))
 
     def dense_approximation(self) -> Tensor:
         """The dense weight that this layer would have started from."""
-        return _dense_from(self.weight.detach(), self.output_scale.detach())
+        return _dense_from(self.weight.detach(), po2_scale_ste(self.output_scale.detach()), self.output_gain)
 
     @property
     def is_linear(self) -> bool:
@@ -100,9 +123,11 @@ class PackedAdderLinear(PackedModule):
         weight_exponent: The grid is multiples of 2^weight_exponent; int8 scalar.
         output_scale: Powers of two `[N]`.
         output_offset: Float `[N]`.
+        output_gain: Float `[1]`, with `norm` only.
     """
 
     spec: AdderSpec
+    output_gain: nn.Parameter | None
 
     def allocate(self, device: Any, dtype: torch.dtype) -> None:
         """Room for the tensors named above."""
@@ -113,6 +138,8 @@ class PackedAdderLinear(PackedModule):
         self.weight_exponent = frozen(dtype=torch.int8, device=device)
         self.output_scale = frozen(self.out_features, dtype=dtype, device=device)
         self.output_offset = frozen(self.out_features, dtype=dtype, device=device)
+        gain = frozen(1, dtype=dtype, device=device) if self.spec.norm else None
+        self.register_parameter("output_gain", gain)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., K]` to `[..., N]`."""
@@ -122,7 +149,7 @@ class PackedAdderLinear(PackedModule):
                 distance = adder_linear(rows, self.weight_packed.to(rows.dtype))
             else:
                 distance = adder_linear_int8(rows, self.weight_packed, self.weight_exponent)
-        return finish(x, distance, self.output_scale, self.output_offset, self.bias, self.spec.center)
+        return _finish(self, x, distance, self.output_scale)
 
     def templates(self) -> Tensor:
         """The weight in the units of the input, `[N, K]`."""
@@ -134,15 +161,11 @@ class PackedAdderLinear(PackedModule):
     def unpack(self) -> AdderLinear:
         """Float templates at the grid's points."""
         latent = twin(self, AdderLinear)
-        return latent.fill(
-            weight=self.templates(),
-            output_scale=self.output_scale.detach().clone(),
-            output_offset=self.output_offset.detach().clone(),
-        )
+        return latent.fill(weight=self.templates(), **_finishing(self, "output_scale", "output_offset", "output_gain"))
 
     def dense_approximation(self) -> Tensor:
         """The dense weight that this layer would have started from."""
-        return _dense_from(self.templates(), self.output_scale)
+        return _dense_from(self.templates(), self.output_scale, self.output_gain)
 
     @property
     def is_linear(self) -> bool:
@@ -154,66 +177,25 @@ class PackedAdderLinear(PackedModule):
         return _counts(self, rows)
 
 
-def wide(x: Tensor) -> Tensor:
-    """`x` in at least float32: a distance is far larger than its centred part, which bfloat16 would round away."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def _finish(layer: AdderLinear | PackedAdderLinear, x: Tensor, distance: Tensor, scale: Tensor) -> Tensor:
+    center = layer.spec.center
+    if layer.output_gain is not None:
+        distance, center = normalised(distance, layer.output_gain), False
+    return finish(x, distance, scale, layer.output_offset, layer.bias, center)
 
 
-def finish(x: Tensor, distance: Tensor, scale: Tensor, offset: Tensor, bias: Tensor | None, center: bool) -> Tensor:
-    """Centre over the outputs, scale by a power of two, add offset and bias; the dtype that a dense layer gives."""
-    if center:
-        distance = distance - distance.mean(dim=-1, keepdim=True)
-    y = distance * scale.to(distance.dtype) + offset.to(distance.dtype)
-    y = y if bias is None else y + bias.to(y.dtype)
-    return y.to(autocast_like_linear(x[..., :0]).dtype)
+def _finishing(layer: AdderLinear | PackedAdderLinear, *names: str) -> dict[str, Tensor]:
+    """Copies of the tensors that follow the distance, as far as the layer has them."""
+    held = {name: layer._parameters[name] for name in names}
+    return {name: tensor.detach().clone() for name, tensor in held.items() if tensor is not None}
 
 
-def finish_counts(rows: int, n: int, center: bool, bias: bool) -> OpCounts:
-    """Centring sums N values, divides once by N and subtracts N times; the scale is a shift."""
-    centring = OpCounts(add=2 * n, multiply=1) if center else OpCounts()
-    return (centring + OpCounts(shift=n, add=2 * n if bias else n)) * rows
-
-
-def grid_exponent(weight: Tensor) -> Tensor:
-    """The finest power of two whose int8 grid holds the whole weight; int8 scalar."""
-    step = (weight.detach().abs().amax().float() / 127).clamp_min(2.0**-100)
-    below = floor_log2(step)
-    return (below + (power_of_two(below, torch.float32) < step)).to(torch.int8)
-
-
-def to_grid(x: Tensor, exponent: Tensor) -> Tensor:
-    """Round half to even onto multiples of 2^exponent within ±127; the gradient passes unchanged.
-
-    >>> to_grid(torch.tensor([0.3, 99.0]), torch.tensor(-2, dtype=torch.int8))
-    tensor([ 0.2500, 31.7500])
-    """
-    step = power_of_two(exponent, x.dtype)
-    return straight_through(x, (x.detach() / step).round().clamp(-127, 127) * step)
-
-
-def adder_gains(weight: Tensor) -> tuple[float, float]:
-    """How much to enlarge a dense weight into templates, and the power-of-two output scale that undoes it.
-
-    The scale 2^j is chosen so that templates get a standard deviation near 1, that of a normalised input; the
-    enlargement then follows exactly from the module's formula.
-    """
-    deviation = float(weight.detach().float().std(correction=0).clamp_min(1e-8))
-    j = math.ceil(math.log2(deviation * math.sqrt(math.pi)) - 0.25)
-    ratio = 2.0 ** (2 * j) * (2 / math.pi) / deviation**2 - 1
-    return 1 / (deviation * math.sqrt(ratio)), 2.0**j
-
-
-def expected_distance(templates: Tensor) -> Tensor:
-    """`E[−Σ|x − w|]` over x ~ N(0, 1), per output `[N]`."""
-    w = templates.detach().float()
-    density = torch.exp(-0.5 * w * w) / math.sqrt(2 * math.pi)
-    return -(2 * density + w * torch.erf(w / math.sqrt(2))).sum(dim=1)
-
-
-def _dense_from(templates: Tensor, output_scale: Tensor) -> Tensor:
+def _dense_from(templates: Tensor, output_scale: Tensor, output_gain: Tensor | None) -> Tensor:
     """Undo `adder_gains`: the linear part of the layer around inputs of unit variance."""
     spread = templates.float().std(correction=0).square()
     slope = math.sqrt(2 / math.pi) / torch.sqrt(1 + spread)
+    if output_gain is not None:
+        slope = slope * output_gain.detach().float() / expected_deviation(templates)
     return (templates * slope * output_scale[:, None]).to(templates.dtype)
 
 
@@ -231,4 +213,6 @@ def _check_outputs(spec: AdderSpec, out_features: int) -> None:
 
 def _counts(layer: AdderLinear | PackedAdderLinear, rows: int) -> OpCounts:
     distance = adder_linear_counts(rows, layer.out_features, layer.in_features)
+    if layer.spec.norm:
+        distance = distance + norm_counts(rows, layer.out_features)
     return distance + finish_counts(rows, layer.out_features, layer.spec.center, layer.bias is not None)

@@ -166,10 +166,12 @@ class LatentModule(OperatorModule):
         Generation calls a layer once per token; rounding the same weight each time would take longer than the
         product. A change is seen by a parameter's version counter, its memory, and `train()` or `eval()`.
         """
+        if torch.compiler.is_compiling():
+            return self.rounded_weight()
         tensors = [*self.parameters(recurse=False), *self.buffers(recurse=False)]
         # Inference tensors have no version, fake and sharded ones no memory to tell them by.
         plain = all(type(t) in (Tensor, nn.Parameter) and not t.is_inference() for t in tensors)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not plain:
+        if torch.is_grad_enabled() or not plain:
             self._held = None
             return self.rounded_weight()
         state = [(tensor.data_ptr(), tensor._version) for tensor in tensors]

@@ -130,6 +130,10 @@ class ShiftPSLinear(_LatentShift, WeightView):
 class DenseShiftLinear(_LatentShift, WeightView):
     """A sign tensor and binary shift tensors; no weight is ever zero (DenseShift).
 
+    The tensors start with a standard deviation of 1e-3 around their thresholds, whether the layer that they start from
+    is random or pretrained, so that small gradients can move a weight. How fast they do is the learning rate's to say:
+    see `make_optimizer(reference_lr_factor=...)`.
+
     Attributes:
         sign: Real `[N, K]`; the weight takes its sign.
         shift: Real `[S, N, K]`, S the largest exponent; each one's sign switches one doubling on.

@@ -22,8 +22,8 @@ from ..operators.po2 import dequantize_codes, fit_exponent, po2_round, quantize_
 from ..operators.shift_add import shift_add_linear
 from ..operators.ste import po2_scale_ste, straight_through
 from ..specs import ShiftAddSpec
-from .adder import adder_gains, expected_distance, finish, finish_counts, grid_exponent, to_grid, wide
 from .base import FloatWeight, PackedModule, frozen, trained, twin
+from .distance import adder_gains, expected_distance, finish, finish_counts, grid_exponent, to_grid, wide
 
 
 class ShiftAddLinear(FloatWeight):

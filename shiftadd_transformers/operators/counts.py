@@ -58,6 +58,10 @@ class OpCounts:
         return sum(astuple(self))
 
 
+SMOOTH = OpCounts(multiply=1, add=1, lookup=1)
+"""A smooth function of one variable: a table with linear interpolation, which is how accelerators evaluate it."""
+
+
 def _accumulates(taps: int, bias: bool) -> int:
     """Adds that join ``taps`` values and perhaps a bias; nothing to join costs nothing."""
     return max(taps + int(bias) - 1, 0)
@@ -233,3 +237,17 @@ def quantize_tables_counts(m: int, k: int, planes: int) -> OpCounts:
     """
     entries = m * k * 2 ** (planes - 1)
     return OpCounts(multiply=entries, add=entries + m * k + m * max(k - 1, 0), shift=entries)
+
+
+def softmax_counts(rows: int, width: int, log: bool = False) -> OpCounts:
+    """Maximum, subtraction, exponential, sum, and one division (logarithmic: subtraction) per element.
+
+    Examples:
+        >>> softmax_counts(1, 2)
+        OpCounts(multiply=5, add=6, shift=0, lookup=2)
+    """
+    if not width:
+        return OpCounts()
+    joined = OpCounts(add=2 * rows * (width - 1))
+    last = SMOOTH * rows + OpCounts(add=rows * width) if log else OpCounts(multiply=rows * (width + 1))
+    return joined + (OpCounts(add=1) + SMOOTH) * (rows * width) + last

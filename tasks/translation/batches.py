@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tasks.training.losses import IGNORED
 from tasks.translation.pairs import Pair
-
-IGNORED = -100  # label of padding, left out of the loss
 
 
 class TokenBatches(torch.utils.data.Dataset[list[tuple[list[int], list[int]]]]):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from tasks.errors import TaskError
+from tasks.training import config as training
 
 
 @dataclass(frozen=True)
@@ -96,48 +97,21 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """`[train]`: how long, how fast, how often.
+class TrainConfig(training.TrainConfig):
+    """`[train]`: what every task has, and batches of equal work.
 
     Args:
-        learning_rate, schedule, warmup_steps: peak, and the curve down from it (`constant` stays).
-        epochs, max_steps: the end; `max_steps` wins over `epochs`.
-        max_minutes: ends training by the clock instead (`max_steps` is then a cap, `epochs` unused). The
-            number of steps is estimated from the measured speed, so that the schedule still reaches its end.
         batch_tokens: padded source and target tokens in one batch.
         max_length: longest source or target in tokens; longer pairs are left out of training.
-        eval_steps: validate and save a checkpoint so often.
-        keep_checkpoints: how many to keep on disk.
-        average_checkpoints: average the weights of the last so many; kept if better on validation than the
-            best.
-        threads: CPU threads; none leaves PyTorch's choice, which is slower than 1 where other programs
-            keep the cores busy.
     """
 
-    learning_rate: float = 1.2e-3
-    schedule: Literal["cosine", "inverse_sqrt", "linear", "constant"] = "cosine"
-    warmup_steps: int = 100
-    epochs: float = 10.0
-    max_steps: int | None = None
-    max_minutes: float | None = None
     batch_tokens: int = 1024
-    gradient_accumulation: int = 1
     max_length: int = 64
-    label_smoothing: float = 0.1
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    eval_steps: int = 300
-    logging_steps: int = 50
-    keep_checkpoints: int = 3
-    average_checkpoints: int = 0
-    bf16: bool = False
-    threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.batch_tokens < 1 or self.eval_steps < 1 or self.max_length < 2:
-            raise TaskError("train: learning_rate, batch_tokens and eval_steps must be positive, max_length above 1")
-        if self.max_minutes is not None and self.max_minutes <= 0:
-            raise TaskError("train.max_minutes must be positive")
+        super().__post_init__()
+        if self.batch_tokens < 1 or self.max_length < 2:
+            raise TaskError("train: batch_tokens must be positive, max_length above 1")
 
 
 @dataclass(frozen=True)
@@ -151,39 +125,10 @@ class DecodeConfig:
 
 
 @dataclass(frozen=True)
-class DistillConfig:
-    """`plan.distill`: a dense teacher for the fine-tuning; without `teacher` it is the starting model."""
-
-    teacher: str | None = None
-    alpha: float = 0.5
-    temperature: float = 2.0
-
-
-@dataclass(frozen=True)
-class PlanConfig:
-    """`[plan]`: turn linear layers into shift-add operators and train on.
-
-    Args:
-        rules: ordered tables, first match wins: `{role = "mlp.*", op = {kind = "shift", bits = 4}}`.
-        distill: learn from a dense teacher.
-        pack: also write the packed model.
-        protect: keep tied and head layers dense.
-    """
-
-    rules: tuple[dict[str, Any], ...] = ()
-    distill: DistillConfig | None = None
-    pack: bool = True
-    protect: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.rules:
-            raise TaskError("[plan] has no rules; add at least one [[plan.rules]] table, or leave [plan] out")
-
-
-@dataclass(frozen=True)
 class TranslationConfig:
     """The whole config; `run_dir` is where everything about the run is written."""
 
+    task: Literal["translation"] = "translation"
     run_dir: str = "runs/translation"
     seed: int = 42
     data: DataConfig = field(default_factory=DataConfig)
@@ -191,4 +136,4 @@ class TranslationConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
-    plan: PlanConfig | None = None
+    plan: training.PlanConfig | None = None

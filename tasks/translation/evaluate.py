@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.config import read_config, write_text
 from tasks.errors import TaskError
+from tasks.training.folder import locate_run
 from tasks.translation.config import DecodeConfig, TranslationConfig
 from tasks.translation.data import load_split
 from tasks.translation.model import load_model
@@ -147,15 +148,3 @@ def save_scores(stem: Path, scores: Scores, pairs: Sequence[Pair], hypotheses: S
     text = json.dumps({**asdict(scores), "samples": samples}, indent=2, ensure_ascii=False)
     write_text(stem.with_name(stem.name + ".tsv"), "".join("\t".join(row) + "\n" for row in rows))
     write_text(stem.with_name(stem.name + ".json"), text + "\n")
-
-
-def locate_run(path: str | Path, model: str = "model") -> tuple[Path, str]:
-    """The run folder and the name of the model in it, from the path of either."""
-    path = Path(path)
-    for run, name in ((path, model), (path.parent, path.name)):
-        if (run / "config.toml").is_file() and (run / "data").is_dir():
-            if (run / name / "config.json").is_file():
-                return run, name
-            trained = sorted(found.parent.name for found in run.glob("*/config.json"))
-            raise TaskError(f"{run} has no model {name!r}; it has: {', '.join(trained) or 'none yet (train first)'}")
-    raise TaskError(f"{path} is not a run folder (no config.toml and data/ in it or beside it)")

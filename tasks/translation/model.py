@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import TaskError
+from tasks.training.loading import explained, load_network
 from tasks.translation.config import ModelConfig
 from tasks.translation.tokenizer import load_tokenizer
 
@@ -65,29 +64,5 @@ def load_model(path: str | Path) -> tuple[Any, Any]:
     """
     from transformers import AutoModelForSeq2SeqLM
 
-    try:
-        if is_converted(path):
-            from shiftadd_transformers import hf
-
-            model = hf.load(str(path), AutoModelForSeq2SeqLM)
-        else:
-            model = AutoModelForSeq2SeqLM.from_pretrained(str(path))
-        tokenizer = load_tokenizer(path)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise TaskError(f"cannot load a translation model from {path}: {error}") from error
-    except Exception as error:  # safetensors raises its own class, derived from Exception, on damaged files
-        if type(error).__module__.partition(".")[0] not in ("safetensors", "safetensors_rust"):
-            raise
-        raise TaskError(f"the weights in {path} are damaged: {error}") from error
-    return model.eval(), tokenizer
-
-
-def is_converted(path: str | Path) -> bool:
-    """Whether a folder holds a model with shift-add operators."""
-    config = Path(path) / "config.json"
-    return config.is_file() and "quantization_config" in json.loads(config.read_text(encoding="utf-8"))
-
-
-def count_parameters(model: Any) -> int:
-    """Trainable and fixed values, shared matrices counted once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    with explained("a translation model", path):
+        return load_network(path, AutoModelForSeq2SeqLM), load_tokenizer(path)

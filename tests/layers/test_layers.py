@@ -31,7 +31,10 @@ SHIFT = [
     ShiftSpec(5, 2, group_size=16, activation_bits=8),
     *(ShiftSpec(parametrization=p, activation_bits=8) for p in ("ps", "denseshift")),
 ]
-ADDER = [AdderSpec(), AdderSpec(None), AdderSpec(center=False), AdderSpec(None, center=False)]
+ADDER = [
+    *(AdderSpec(bits, center, norm=norm) for bits in (8, None) for center, norm in [(True, False), (False, False)]),
+    *(AdderSpec(bits, norm=True) for bits in (8, None)),
+]
 SHIFT_ADD = [ShiftAddSpec(), ShiftAddSpec(bits=3)]
 BCQ = [
     BcqSpec(),
@@ -224,7 +227,10 @@ def test_starts_close_to_the_dense_layer(spec):
 
 @pytest.mark.parametrize(
     ("spec", "least"),
-    [(AdderSpec(), 0.86), (AdderSpec(None), 0.86), (ShiftAddSpec(), 0.85), (ShiftAddSpec(3), 0.84)],
+    [
+        *((AdderSpec(bits, norm=norm), 0.86) for bits in (8, None) for norm in (False, True)),
+        *((ShiftAddSpec(bits), least) for bits, least in [(4, 0.85), (3, 0.84)]),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize(("n", "k"), [(64, 96), (256, 64), (64, 512)])

@@ -7,8 +7,8 @@ from translation.toy import reverse_pairs
 
 from shiftadd_transformers.hf import save
 from tasks.errors import TaskError
+from tasks.training.checkpoints import average_checkpoints, checkpoints
 from tasks.translation.batches import Collator, TokenBatches, encode_pairs
-from tasks.translation.checkpoints import average_checkpoints, checkpoints
 from tasks.translation.config import ModelConfig, TokenizerConfig
 from tasks.translation.model import build_model
 from tasks.translation.pairs import Pair

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState
 
-from tasks.translation.schedule import UNKNOWN_END, Pace, Schedule, StopOnSignal
+from tasks.training.schedule import UNKNOWN_END, Pace, Schedule, StopOnSignal
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear", "inverse_sqrt", "constant"])

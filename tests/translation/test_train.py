@@ -9,12 +9,15 @@ from transformers import TrainerCallback
 
 from tasks.config import build
 from tasks.errors import Interrupted, TaskError
+from tasks.training.checkpoints import checkpoints
+from tasks.training.folder import locate_run
+from tasks.training.losses import SmoothedCrossEntropy
+from tasks.training.schedule import EachEpoch
 from tasks.translation import train as training
-from tasks.translation.checkpoints import checkpoints
 from tasks.translation.config import DecodeConfig, TranslationConfig
-from tasks.translation.evaluate import bleu_tokenizer, evaluate_run, locate_run, score
+from tasks.translation.evaluate import bleu_tokenizer, evaluate_run, score
 from tasks.translation.model import load_model
-from tasks.translation.train import SmoothedCrossEntropy, train
+from tasks.translation.train import train
 from tasks.translation.translate import translate
 
 SMALL = {
@@ -107,7 +110,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(config, tmp_path, monkeypa
     settings = {"max_steps": 40, "eval_steps": 20, "batch_tokens": 1024}
     train(config("whole", train=settings), quiet=True)
     with monkeypatch.context() as patched:
-        patched.setattr(training, "Reshuffle", lambda batches: _both(InterruptAt(27), batches))
+        patched.setattr(training, "EachEpoch", lambda begin: _both(InterruptAt(27), begin))
         with pytest.raises(Interrupted, match="stopped at step 27"):
             train(config("parts", train=settings), quiet=True)
     assert checkpoints(tmp_path / "parts" / "checkpoints")[-1].name == "checkpoint-27"
@@ -116,10 +119,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(config, tmp_path, monkeypa
     assert equal(weights(tmp_path / "whole" / "model"), weights(tmp_path / "parts" / "model"))
 
 
-def _both(interrupt, batches):
-    from tasks.translation.schedule import Reshuffle
-
-    callback = Reshuffle(batches)
+def _both(interrupt, begin):
+    callback = EachEpoch(begin)
     callback.on_step_end = interrupt.on_step_end
     return callback
 

@@ -18,7 +18,7 @@ from shiftadd_transformers.layers import PackedModule
 from shiftadd_transformers.operators.custom_ops import CUSTOM_OPS
 
 from ..layouts.activation import FEW_ROWS
-from . import adder, adder_int8, bcq, matadd, shift
+from . import adder, adder_int8, bcq, binary_attention, matadd, shift, token_window
 from .missing import MissingKernelError
 
 __all__ = ["KERNELS", "MissingKernelError", "disable", "enable", "enabled", "is_enabled"]
@@ -27,11 +27,14 @@ KERNELS: dict[str, Callable[..., Tensor]] = {
     "shiftadd::adder_input_gradient": adder.adder_input_gradient,
     "shiftadd::adder_linear": adder.adder_linear,
     "shiftadd::adder_linear_int8": adder_int8.adder_linear_int8,
+    "shiftadd::adder_window": token_window.adder_window,
     "shiftadd::bcq_linear": bcq.bcq_linear,
+    "shiftadd::binary_attention": binary_attention.binary_attention,
     "shiftadd::matadd": matadd.matadd,
     "shiftadd::matadd_right": matadd.matadd_right,
     "shiftadd::shift_add_linear": adder_int8.shift_add_linear,
     "shiftadd::shift_linear": shift.shift_linear,
+    "shiftadd::token_convolution": token_window.token_convolution,
 }
 """What serves each operator, without PyTorch's dispatcher before it."""
 

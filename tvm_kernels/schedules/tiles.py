@@ -91,3 +91,13 @@ def grouped_tile(sch: Schedule, blocks: int) -> tuple[LoopRV, LoopRV]:
 def clear_group(sch: Schedule, summed: LoopRV) -> None:
     """Clear the sums of a group before its summing loop. Loops inside it are made vectors before, if they are to be."""
     spread(sch, *sch.get_loops(sch.decompose_reduction(sch.get_sblock("part"), summed))[-4:])
+
+
+def sum_in_registers(sch: Schedule, name: str, lanes: int) -> None:
+    """Of a tile whose last loops are rows, values and what is summed: sum outermost, rows and vectors without loops."""
+    block = sch.get_sblock(name)
+    row, value, summed = sch.get_loops(block)[-3:]
+    vector, lane = sch.split(value, [None, lanes])
+    sch.reorder(summed, row, vector, lane)
+    spread(sch, row, vector, lane)
+    spread(sch, *sch.get_loops(sch.decompose_reduction(block, summed))[-3:])

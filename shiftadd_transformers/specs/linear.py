@@ -1,71 +1,24 @@
-"""How one module computes: a frozen value per operator.
-
-A spec is the unit that a plan maps module names to. It is plain data: it compares by value, hashes, and travels
-through JSON unchanged, so that a plan can be saved, diffed and searched over.
-"""
+"""How one linear layer computes: a spec per operator."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
-from .operators.po2 import Po2Format
+from ..operators.po2 import Po2Format
+from .base import Place, Spec, require, require_choice, require_integer, require_positive
 
 Parametrization = Literal["q", "ps", "denseshift"]
 Grouping = Literal["row", "column", "block"]
 
 
-def nearest(word: str, known: list[str], count: int = 3) -> str:
-    """The end of an error message that proposes what the user may have meant.
-
-    >>> nearest("shfit", ["shift", "adder"])
-    "nearest: 'shift'"
-    """
-    close = difflib.get_close_matches(word, known, n=count, cutoff=0.4) or sorted(known)[:count]
-    return "nearest: " + ", ".join(repr(name) for name in close) if close else "there is none"
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _require_positive(spec: Spec, name: str) -> None:
-    value = getattr(spec, name)
-    valid = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-    _require(valid, f"{spec.kind}: {name} must be positive, not {value!r}")
-
-
-def _require_integer(spec: Spec, name: str, low: int, high: int) -> None:
-    value = getattr(spec, name)
-    valid = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-    _require(valid, f"{spec.kind}: {name} must be an integer from {low} to {high}, not {value!r}")
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What every operator's spec can do; `kind` is its name in JSON, rules and tables."""
-
-    kind: ClassVar[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form: `kind` and every field that differs from its default."""
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        changed = {k: v for k, v in dataclasses.asdict(self).items() if v != defaults[k]}
-        return {"kind": self.kind, **changed}
-
-    def __str__(self) -> str:
-        details = ", ".join(f"{k}={v}" for k, v in self.to_dict().items() if k != "kind")
-        return f"{self.kind}({details})" if details else self.kind
-
-
 @dataclass(frozen=True)
 class DenseSpec(Spec):
-    """Leave the module as it is: an ordinary matrix product."""
+    """Leave the module as it is: an ordinary matrix product, an ordinary attention."""
 
     kind: ClassVar[str] = "dense"
+    place: ClassVar[Place] = "any"
+    changes: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -93,20 +46,20 @@ class ShiftSpec(Spec):
     activation_bits: int | None = None
 
     def __post_init__(self) -> None:
-        _require_integer(self, "bits", 2, 5)
-        _require_integer(self, "terms", 1, 3)
+        require_integer(self, "bits", 2, 5)
+        require_integer(self, "terms", 1, 3)
         if self.group_size is not None:
-            _require_integer(self, "group_size", 1, 1 << 20)
-        _require_choice(self, "parametrization", get_args(Parametrization))
-        _require_choice(self, "activation_bits", (None, 8))
-        _require_choice(self, "zero", (None, True, False))
+            require_integer(self, "group_size", 1, 1 << 20)
+        require_choice(self, "parametrization", get_args(Parametrization))
+        require_choice(self, "activation_bits", (None, 8))
+        require_choice(self, "zero", (None, True, False))
         trained = self.parametrization != "q"
-        _require(not (trained and self.terms > 1), f"shift: {self.parametrization} trains one term; set terms=1")
-        _require(
+        require(not (trained and self.terms > 1), f"shift: {self.parametrization} trains one term; set terms=1")
+        require(
             not (self.parametrization == "denseshift" and self.zero),
             "shift: denseshift has no zero level; leave zero unset",
         )
-        _require(
+        require(
             not (self.parametrization == "ps" and self.zero is False),
             "shift: ps has a ternary sign, hence a zero level; leave zero unset",
         )
@@ -127,17 +80,22 @@ class AdderSpec(Spec):
         bits: 8 puts weights and activations on one shared power-of-two int8 grid; None computes in float.
         center: Subtract the mean over output channels, which removes the large negative offset of the distance.
         eta: Adaptive learning-rate factor of the weight (AdderNet), applied by the optimizer.
+        norm: Also divide by the standard deviation over output channels, which makes the layer end in a
+            LayerNorm: what a deep network of adders needs when it trains from scratch.
     """
 
     kind: ClassVar[str] = "adder"
     bits: int | None = 8
     center: bool = True
     eta: float = 0.2
+    norm: bool = False
 
     def __post_init__(self) -> None:
-        _require_choice(self, "bits", (None, 8))
-        _require_choice(self, "center", (True, False))
-        _require_positive(self, "eta")
+        require_choice(self, "bits", (None, 8))
+        require_choice(self, "center", (True, False))
+        require_choice(self, "norm", (True, False))
+        require(self.center or not self.norm, "adder: norm=True centres the distance; leave center unset")
+        require_positive(self, "eta")
 
 
 @dataclass(frozen=True)
@@ -154,8 +112,8 @@ class ShiftAddSpec(Spec):
     eta: float = 0.2
 
     def __post_init__(self) -> None:
-        _require_integer(self, "bits", 2, 5)
-        _require_positive(self, "eta")
+        require_integer(self, "bits", 2, 5)
+        require_positive(self, "eta")
 
     @property
     def format(self) -> Po2Format:
@@ -187,56 +145,15 @@ class BcqSpec(Spec):
     activation_bits: int | None = None
 
     def __post_init__(self) -> None:
-        _require_integer(self, "planes", 1, 4)
-        _require_choice(self, "grouping", get_args(Grouping))
+        require_integer(self, "planes", 1, 4)
+        require_choice(self, "grouping", get_args(Grouping))
         if self.group_size is not None:
-            _require_integer(self, "group_size", 1, 1 << 20)
-        _require_integer(self, "scale_terms", 1, 3)
-        _require_choice(self, "activation_bits", (None, 8))
+            require_integer(self, "group_size", 1, 1 << 20)
+        require_integer(self, "scale_terms", 1, 3)
+        require_choice(self, "activation_bits", (None, 8))
         whole_columns = self.grouping == "column" and self.group_size is None
-        _require(
+        require(
             self.activation_bits is None or whole_columns,
             f"bcq: 8-bit look-up tables need one scale per plane and column, not {self.grouping!r} groups of "
             f"{self.group_size or 'the default size'}; set grouping='column' and leave group_size unset",
         )
-
-
-def _require_choice(spec: Spec, name: str, choices: tuple[Any, ...]) -> None:
-    value = getattr(spec, name)
-    valid = any(type(value) is type(choice) and value == choice for choice in choices)
-    _require(valid, f"{spec.kind}: {name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
-
-
-SPECS: dict[str, type[Spec]] = {cls.kind: cls for cls in (DenseSpec, ShiftSpec, AdderSpec, ShiftAddSpec, BcqSpec)}
-
-
-def spec_from_dict(data: dict[str, Any]) -> Spec:
-    """Rebuild a spec from its JSON form.
-
-    Raises:
-        ValueError: Unknown kind or field; the message proposes the nearest names.
-
-    >>> spec_from_dict({"kind": "shift", "bits": 3})
-    ShiftSpec(bits=3, terms=1, group_size=None, parametrization='q', zero=None, activation_bits=None)
-    """
-    fields = dict(data)
-    kind = fields.pop("kind", None)
-    if kind not in SPECS:
-        raise ValueError(f"unknown operator {kind!r}; {nearest(str(kind), list(SPECS))}")
-    cls = SPECS[kind]
-    known = [field.name for field in dataclasses.fields(cls)]
-    for name in fields:
-        if name not in known:
-            raise ValueError(f"operator {kind!r} has no field {name!r}; {nearest(name, known)}")
-    return cls(**fields)
-
-
-def as_spec(value: Spec | str | dict[str, Any]) -> Spec:
-    """Accept a spec, its JSON form, or the bare name of an operator.
-
-    >>> as_spec("adder")
-    AdderSpec(bits=8, center=True, eta=0.2)
-    """
-    if isinstance(value, Spec):
-        return value
-    return spec_from_dict({"kind": value} if isinstance(value, str) else value)

@@ -11,13 +11,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-from tasks.translation.batches import TokenBatches
 
 UNKNOWN_END = 10_000_000  # steps, until the speed has been measured
 _MEASURED_AFTER = 20  # the first steps are slower: memory is allocated, kernels are chosen
@@ -95,17 +94,21 @@ class Pace(TrainerCallback):
         return min(self.max_steps, step + max(1, int(left * step / self.schedule.elapsed)))
 
 
-class Reshuffle(TrainerCallback):
-    """Gives every epoch its own arrangement of sentences in batches."""
+class EachEpoch(TrainerCallback):
+    """Tells a data set which epoch begins, so that every epoch gets its own order or noise.
 
-    def __init__(self, batches: TokenBatches) -> None:
-        self.batches = batches
+    Args:
+        begin: called with the number of the epoch.
+    """
+
+    def __init__(self, begin: Callable[[int], None]) -> None:
+        self.begin = begin
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Rearrange; a resumed epoch gets the arrangement that it was started with."""
-        self.batches.shuffle(int((state.epoch or 0.0) + 1e-6))
+        """Pass the number on; a resumed epoch gets the one that it was started with."""
+        self.begin(int((state.epoch or 0.0) + 1e-6))
 
 
 class StopOnSignal(TrainerCallback):

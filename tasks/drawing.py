@@ -1,0 +1,105 @@
+"""Which pictures do the reports of all tasks share?  The plan, layer by layer, and the training curve."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from torch import nn
+
+from tasks.pages import plt
+
+COLOURS = {
+    "dense": "#9aa5b1",
+    "shift": "#2f6fde",
+    "adder": "#d9822b",
+    "shift_add": "#8e5bd0",
+    "bcq": "#2a9d6f",
+}
+OTHER_COLOURS = ("#c2477f", "#5aa9b8", "#b8a13a", "#7a5c46")  # operators that are not listed
+
+
+def plan_cells(model: nn.Module) -> list[dict[str, str]]:
+    """Where each dense or converted layer stands and how it computes: the cells of `plan_map`.
+
+    Args:
+        model: dense, latent or packed.
+
+    Returns:
+        For each layer of a stack: row (its block), column (its name in the block), kind (its operator).
+
+    Examples:
+        >>> model = nn.ModuleDict({"layers": nn.ModuleList([nn.ModuleDict({"fc1": nn.Linear(2, 2)})])})
+        >>> plan_cells(model)
+        [{'row': 'layers 0', 'column': 'fc1', 'kind': 'dense'}]
+    """
+    from shiftadd_transformers.layers import is_dense
+
+    found: list[tuple[list[str], str, str]] = []
+    inside: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        place = re.fullmatch(r"((?:.*?\.)??(?:\w+\.\d+\.)+)(.+)", name)
+        spec = getattr(module, "spec", None)  # of layers and attention cores that were converted
+        if place is not None and not name.startswith(inside) and (spec is not None or is_dense(module)):
+            found.append((place[1].rstrip(".").split("."), place[2], "dense" if spec is None else spec.kind))
+        if spec is not None:
+            inside += (name + ".",)
+    # "vit.layers.0" is row "layers 0" where nothing else than the ViT has layers.
+    shared = len({tuple(block[:1]) for block, _, _ in found}) == 1 and not any(
+        block[1].isdigit() for block, _, _ in found
+    )
+    return [
+        {"row": " ".join(block[1:] if shared else block), "column": column, "kind": kind}
+        for block, column, kind in found
+    ]
+
+
+def plan_map(cells: Sequence[Mapping[str, str]]) -> Figure:
+    """One square per layer, coloured by operator: blocks from top to bottom, names from left to right."""
+    rows = list(dict.fromkeys(cell["row"] for cell in cells))
+    columns = list(dict.fromkeys(cell["column"] for cell in cells))
+    colours = _colours(dict.fromkeys(cell["kind"] for cell in cells))
+    figure, axes = plt.subplots(figsize=(1.2 + 0.75 * len(columns), 0.8 + 0.42 * len(rows)))
+    for cell in cells:
+        place = (columns.index(cell["column"]), rows.index(cell["row"]))
+        axes.add_patch(plt.Rectangle(place, 0.92, 0.86, color=colours[cell["kind"]]))
+    axes.set_xlim(0, len(columns))
+    axes.set_ylim(len(rows), 0)
+    axes.set_xticks([i + 0.46 for i in range(len(columns))], columns, rotation=40, ha="right")
+    axes.set_yticks([i + 0.43 for i in range(len(rows))], rows)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
+    axes.legend(handles, list(colours), loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return figure
+
+
+def loss_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Validation loss over steps; several trainings one after the other.
+
+    Args:
+        curves: name -> points with "step" and "loss".
+    """
+    figure, axes = plt.subplots(figsize=(10, 3))
+    start = 0.0
+    for name, points in curves.items():
+        steps = [start + point["step"] for point in points]
+        axes.plot(steps, [point["loss"] for point in points], label=name)
+        start = steps[-1] if steps else start
+    axes.set_xlabel("step")
+    axes.set_ylabel("validation loss")
+    axes.legend(frameon=False)
+    return figure
+
+
+def validation_points(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """The points of a curve, from the rows of a history.json."""
+    return [{"step": row["step"], "loss": float(row["eval_loss"])} for row in history if "eval_loss" in row]
+
+
+def _colours(kinds: Mapping[str, Any]) -> dict[str, str]:
+    others = [kind for kind in kinds if kind not in COLOURS]
+    spare = {kind: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, kind in enumerate(others)}
+    return {kind: colour for kind, colour in (COLOURS | spare).items() if kind in kinds}
