@@ -1,14 +1,14 @@
 """What is attention whose scores are distances?
 
 ``y[t] = sum_s softmax_s(-scale * ||q[t] - k[s]||_1 + bias[t, s]) * v[s]``, head by head and a stretch of targets at a
-time: scores of all heads never exist together, and no ``[T, S, E]`` tensor at all. The backward pass computes scores
-again.
+time (several heads where all is small): neither the scores of all heads nor differences ``[T, S, E]`` beyond a tile
+that fits the cache ever exist together. The backward pass computes scores again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from .counts import adder_linear_counts, dense_linear_counts, softmax_counts
 from .exponent_bits import power_of_two
 
 _SCORES = 1 << 20  # of one stretch of targets
+_TILE = 1 << 19  # differences that are held at once: 2 MiB in float32
 
 
 def adder_attention(
@@ -83,9 +84,8 @@ def adder_attention_weights(
     result = query.new_empty(shape)
     allowed = None if allowed is None else allowed.expand(shape)
     bias = None if bias is None else bias.expand(shape)
-    for b, h, rows in _stretches(query, key):
-        part = _Scores(query, key, scale, allowed, bias, exponent, (b, h, rows))
-        result[b, h, rows] = part.probabilities().to(query.dtype)
+    for part in _parts(query, key, key, scale, allowed, bias, exponent):
+        part.put(result, part.probabilities())
     return result
 
 
@@ -101,9 +101,8 @@ def _adder_attention(
 ) -> Tensor:
     result = value.new_empty(*query.shape[:3], value.shape[-1])
     with without_autocast(query):
-        for b, h, rows in _stretches(query, key):
-            part = _Scores(query, key, scale, allowed, bias, exponent, (b, h, rows))
-            result[b, h, rows] = (part.probabilities() @ value[b, h].to(part.work)).to(value.dtype)
+        for part in _parts(query, key, value, scale, allowed, bias, exponent):
+            part.put(result, part.probabilities() @ part.value)
     return result
 
 
@@ -121,52 +120,59 @@ def _adder_attention_gradient(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients for query, key, value, scale and bias (empty unless asked for), scores computed anew."""
     work = torch.promote_types(query.dtype, torch.float32)
-    to_query, to_scale = torch.zeros_like(query), torch.zeros_like(scale, dtype=work)
-    to_key, to_value = (torch.zeros_like(t, dtype=work) for t in (key, value))
+    to_query, to_key, to_value = (torch.zeros(t.shape, dtype=work, device=t.device) for t in (query, key, value))
+    to_scale = torch.zeros(query.shape[:2], dtype=work, device=query.device)
     to_bias = query.new_zeros(bias.shape if with_bias and bias is not None else 0)
     with without_autocast(query):
-        for b, h, rows in _stretches(query, key):
-            part = _Scores(query, key, scale, allowed, bias, exponent, (b, h, rows))
-            shares, here = part.probabilities(), grad[b, h, rows].to(work)
-            to_value[b, h] += shares.mT @ here
-            to_shares = here @ value[b, h].to(work).mT
+        for part in _parts(query, key, value, scale, allowed, bias, exponent):
+            shares, here = part.probabilities(), part.of(grad)
+            part.whole(to_value).add_(shares.mT @ here)
+            to_shares = here @ part.value.mT
             to_scores = shares * (to_shares - (to_shares * shares).sum(-1, keepdim=True))
             if with_bias:
-                to_bias[b, h, rows] = to_scores.to(to_bias.dtype)
-            to_scale[h] += (to_scores * part.distances).sum()
-            to_distance = to_scores * scale[h].to(work)
-            q, k = query[b, h, rows].contiguous(), key[b, h].contiguous()
-            to_query[b, h, rows] = adder_input_gradient(to_distance.to(q.dtype), q, k)
-            to_key[b, h] += adder_input_gradient(to_distance.mT.contiguous().to(k.dtype), k, q)
-    return to_query, to_key.to(key.dtype), to_value.to(value.dtype), to_scale.to(scale.dtype), to_bias
+                part.put(to_bias, to_scores)
+            to_scale.view(-1)[part.heads] += (to_scores * part.distances).sum(dim=(-2, -1))
+            to_q, to_k = part.operand_gradients(to_scores * part.scale)
+            part.put(to_query, to_q)
+            part.whole(to_key).add_(to_k)
+    back = (to_query.to(query.dtype), to_key.to(key.dtype), to_value.to(value.dtype), to_scale.sum(0).to(scale.dtype))
+    return *back, to_bias
 
 
-class _Scores:
-    """Distances and probabilities of one stretch of targets in one head."""
+class _Part:
+    """Distances and probabilities of some targets in some heads, which are counted through all images.
 
-    def __init__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        scale: Tensor,
-        allowed: Tensor | None,
-        bias: Tensor | None,
-        exponent: Tensor | None,
-        place: tuple[int, int, slice],
-    ) -> None:
-        b, h, rows = place
+    Attributes:
+        heads: Which of the ``B * H`` heads, ``n`` of them.
+        rows: Which targets.
+        query: ``[n, t, E]`` in at least float32; ``key`` and ``value`` are ``[n, S, ...]``, ``scale`` ``[n, 1, 1]``.
+        distances: ``[n, t, S]``, at most 0.
+    """
+
+    def __init__(self, heads: slice, rows: slice, query: Tensor, key: Tensor, value: Tensor, scale: Tensor) -> None:
+        self.heads, self.rows = heads, rows
         self.work = torch.promote_types(query.dtype, torch.float32)
-        q, k = query[b, h, rows].to(self.work), key[b, h].to(self.work)
-        if exponent is None:
-            self.distances = torch.ops.shiftadd.adder_linear(q.contiguous(), k.contiguous())
+        self.query, self.key, self.value = (t.to(self.work) for t in (query[:, rows], key, value))
+        self.scale = scale.to(self.work).view(-1, 1, 1)
+        self.allowed: Tensor | None = None
+        self.bias: Tensor | None = None
+        self.distances = query
+
+    def measure(self, exponent: Tensor | None) -> Self:
+        """Compute the distances, on the grids of the heads where there are any."""
+        if exponent is not None and len(self.query) == 1:
+            self.distances = _grid_distances(self.query[0], self.key[0], exponent[0]).unsqueeze(0)
+        elif len(self.query) == 1 and not self._small:
+            self.distances = torch.ops.shiftadd.adder_linear(self.query[0], self.key[0]).unsqueeze(0)
         else:
-            self.distances = _grid_distances(q, k, exponent[h])
-        self.scale = scale[h].to(self.work)
-        self.allowed = None if allowed is None else allowed[b, h, rows]
-        self.bias = None if bias is None else bias[b, h, rows]
+            query, key = self.query, self.key
+            if exponent is not None:
+                query, key = (_on_grid(t, exponent) for t in (query, key))
+            self.distances = -(query.unsqueeze(2) - key.unsqueeze(1)).abs_().sum(-1)
+        return self
 
     def probabilities(self) -> Tensor:
-        """Softmax over the sources, ``[T, S]``; zeros where a target sees none."""
+        """Softmax over the sources, ``[n, t, S]``; zeros where a target sees none."""
         scores = self.distances * self.scale
         if self.bias is not None:
             scores = scores + self.bias
@@ -175,21 +181,75 @@ class _Scores:
         scores = scores.masked_fill(~self.allowed, torch.finfo(scores.dtype).min)
         return scores.softmax(dim=-1) * self.allowed
 
+    def operand_gradients(self, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """What queries and keys receive, for ``grad [n, t, S]`` of the distances."""
+        if len(self.query) == 1 and not self._small:
+            (q,), (k,), (g,) = self.query, self.key, grad
+            return adder_input_gradient(g, q, k)[None], adder_input_gradient(g.mT.contiguous(), k, q)[None]
+        clamped = (self.key.unsqueeze(1) - self.query.unsqueeze(2)).clamp_(-1, 1)
+        to_query = (grad.unsqueeze(2) @ clamped).squeeze(2)
+        return to_query, -(grad.mT.unsqueeze(2) @ clamped.transpose(1, 2)).squeeze(2)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """This part of ``[B, H, T, ...]``."""
+        return tensor.flatten(0, 1)[self.heads, self.rows].to(self.work)
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """These heads of a compact ``[B, H, S, ...]``, to be added to."""
+        return tensor.view(-1, *tensor.shape[2:])[self.heads]
+
+    def put(self, tensor: Tensor, values: Tensor) -> None:
+        """Write this part of a compact ``[B, H, T, ...]``."""
+        tensor.view(-1, *tensor.shape[2:])[self.heads, self.rows] = values.to(tensor.dtype)
+
+    @property
+    def _small(self) -> bool:
+        return self.query.numel() * self.key.shape[1] <= _TILE
+
+
+def _parts(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: Tensor,
+    allowed: Tensor | None,
+    bias: Tensor | None,
+    exponent: Tensor | None,
+) -> Iterator[_Part]:
+    """Many heads at a time where they are small, else some targets of one."""
+    (batch, heads, targets, width), sources = query.shape, key.shape[2]
+    if not query.numel():
+        return
+    together = _TILE // max(targets * sources * width, 1)
+    rows = targets if together > 1 else max(1, min(targets, _SCORES // max(sources, 1)))
+    q, k, v = (t.flatten(0, 1).contiguous() for t in (query, key, value))
+    for first in range(0, batch * heads, max(together, 1)):
+        group = slice(first, min(first + max(together, 1), batch * heads))
+        index = torch.arange(group.start, group.stop, device=query.device)
+        grids = None if exponent is None else exponent[index % heads]
+        for start in range(0, targets, rows):
+            stretch = slice(start, min(start + rows, targets))
+            part = _Part(group, stretch, q[group], k[group], v[group], scale[index % heads])
+            part.allowed = _picked(allowed, index, heads, stretch)
+            part.bias = _picked(bias, index, heads, stretch)
+            yield part.measure(grids)
+
+
+def _picked(tensor: Tensor | None, index: Tensor, heads: int, rows: slice) -> Tensor | None:
+    """Some heads of an expanded ``[B, H, T, S]``, of which no copy is made as a whole."""
+    return None if tensor is None else tensor[index // heads, index % heads, rows]
+
+
+def _on_grid(x: Tensor, exponent: Tensor) -> Tensor:
+    """``[n, S, E]`` rounded to the multiples of ``2**exponent[n]`` within ±127."""
+    step = power_of_two(exponent.to(torch.int32), x.dtype).view(-1, 1, 1)
+    return (x / step).round_().clamp_(-127, 127) * step
+
 
 def _grid_distances(query: Tensor, key: Tensor, exponent: Tensor) -> Tensor:
     codes = (key * power_of_two(-exponent.to(torch.int32), key.dtype)).round().clamp(-127, 127).to(torch.int8)
-    distances: Tensor = torch.ops.shiftadd.adder_linear_int8(query.contiguous(), codes, exponent)
+    distances: Tensor = torch.ops.shiftadd.adder_linear_int8(query, codes, exponent)
     return distances
-
-
-def _stretches(query: Tensor, key: Tensor) -> Iterator[tuple[int, int, slice]]:
-    """Batch, head, and targets whose scores are small enough to hold."""
-    batch, heads, targets, sources = *query.shape[:3], key.shape[2]
-    step = max(1, _SCORES // max(sources, 1))
-    for b in range(batch):
-        for h in range(heads):
-            for start in range(0, targets, step):
-                yield b, h, slice(start, min(start + step, targets))
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, scale: Tensor) -> None:

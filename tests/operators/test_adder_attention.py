@@ -94,14 +94,18 @@ def test_weights_are_the_probabilities():
     torch.testing.assert_close(weights @ value, adder_attention(query, key, value, scale))
 
 
-def test_targets_come_in_stretches(monkeypatch):
-    query, key, value, scale = (p.requires_grad_() for p in operands(1, 2, 10, 6, 3))
-    whole = adder_attention(query, key, value, scale)
-    gradients = torch.autograd.grad(whole.square().sum(), (query, key, value, scale))
-    monkeypatch.setattr("shiftadd_transformers.operators.adder_attention._SCORES", 12)
-    again = adder_attention(query, key, value, scale)
-    torch.testing.assert_close(again, whole)
-    torch.testing.assert_close(torch.autograd.grad(again.square().sum(), (query, key, value, scale)), gradients)
+@pytest.mark.parametrize("exponent", [None, torch.tensor([-4, -5], dtype=torch.int8)], ids=["float", "grid"])
+def test_heads_come_together_or_in_stretches_of_targets(monkeypatch, exponent):
+    parts = [p.requires_grad_() for p in operands(3, 2, 10, 6, 3, torch.float32)]
+    allowed, bias = normal(3, 1, 10, 6, seed=9) > -1, normal(1, 2, 10, 6, seed=8)
+    whole = adder_attention(*parts, allowed, bias, exponent)
+    gradients = torch.autograd.grad(whole.square().sum(), parts)
+    for tile, scores in ((400, 1 << 20), (1, 12)):  # two heads at a time; two targets of one
+        monkeypatch.setattr("shiftadd_transformers.operators.adder_attention._TILE", tile)
+        monkeypatch.setattr("shiftadd_transformers.operators.adder_attention._SCORES", scores)
+        again = adder_attention(*parts, allowed, bias, exponent)
+        torch.testing.assert_close(again, whole, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(torch.autograd.grad(again.square().sum(), parts), gradients, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_of_the_size_of_all_scores_is_held():
