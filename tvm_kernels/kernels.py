@@ -29,6 +29,7 @@ MODULES = {
     "bcq_sums": "bcq_float",
     "bcq_tables": "bcq_tables",
     "binary_attention": "binary_attention",
+    "head_distances": "head_distances",
     "matadd": "matadd",
     "matadd_right": "matadd",
     "quantize_grid": "grid",

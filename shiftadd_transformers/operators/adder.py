@@ -99,7 +99,7 @@ def check_exponent_scalar(exponent: Tensor) -> None:
 @torch.library.custom_op("shiftadd::adder_linear", mutates_args=())
 def _adder_linear(x: Tensor, weight: Tensor) -> Tensor:
     work = _accumulator(x, weight)
-    return _l1_distance(as_rows(x), weight.to(work), x.dtype).neg_().view(_out_shape(x, weight))
+    return l1_distance(as_rows(x), weight.to(work), x.dtype).neg_().view(_out_shape(x, weight))
 
 
 @torch.library.custom_op("shiftadd::adder_linear_int8", mutates_args=())
@@ -141,7 +141,7 @@ def int8_forward(x: Tensor, weight: Tensor, exponent: Tensor) -> Tensor:
     grid = grid.round_().clamp_(-_INT8_MAX, _INT8_MAX)
     # Sums of integers are exact in floats while they fit the mantissa.
     exact = torch.float32 if (_INT8_MAX + 128) * k <= 1 << 24 else torch.float64
-    distance = _l1_distance(grid, weight.to(exact), torch.float32)
+    distance = l1_distance(grid, weight.to(exact), torch.float32)
     return (-distance * power_of_two(exponent, torch.float32)).to(x.dtype).view(_out_shape(x, weight))
 
 
@@ -150,7 +150,7 @@ def int8_weight(weight: Tensor, exponent: Tensor) -> Tensor:
     return weight.to(torch.float32) * power_of_two(exponent, torch.float32)
 
 
-def _l1_distance(rows: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
+def l1_distance(rows: Tensor, weight: Tensor, out_dtype: torch.dtype) -> Tensor:
     """``sum_k |rows[m, k] - weight[n, k]|`` in the dtype of ``weight``, stored as ``out_dtype``."""
     n, k = weight.shape
     result = torch.empty(rows.shape[0], n, dtype=out_dtype, device=rows.device)

@@ -1,26 +1,24 @@
 """What is attention whose scores are distances?
 
-``y[t] = sum_s softmax_s(-scale * ||q[t] - k[s]||_1 + bias[t, s]) * v[s]``, head by head and a stretch of targets at a
-time (several heads where all is small): neither the scores of all heads nor differences ``[T, S, E]`` beyond a tile
-that fits the cache ever exist together. The backward pass computes scores again.
+``y[t] = sum_s softmax_s(-scale * ||q[t] - k[s]||_1 + bias[t, s]) * v[s]``, a few heads at a time, or a stretch of
+targets of one: the scores of all heads never exist together. The backward pass computes scores again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from .adder import adder_input_gradient
 from .calling import without_autocast
 from .counts import adder_linear_counts, dense_linear_counts, softmax_counts
 from .exponent_bits import power_of_two
+from .head_distances import head_distance_gradients
 
-_SCORES = 1 << 20  # of one stretch of targets
-_TILE = 1 << 19  # differences that are held at once: 2 MiB in float32
+_SCORES = 1 << 20  # that are held at once
 
 
 def adder_attention(
@@ -34,10 +32,9 @@ def adder_attention(
 ) -> Tensor:
     """Softmax attention over negative L1 distances.
 
-    The distances are those of :func:`~.adder.adder_linear`, or of :func:`~.adder.adder_linear_int8` where a grid is
-    given. Queries and keys receive the surrogate gradient of an adder's input, ``clamp(k - q, -1, 1)``, whichever of
-    the two computed the distances; value, scale and bias receive the true one. Under autocast nothing is cast:
-    distances need the wide type.
+    Where a grid is given, distances are those of 8-bit integers, as in :func:`~.adder.adder_linear_int8`. Queries and
+    keys receive the surrogate gradient of an adder's input, ``clamp(k - q, -1, 1)``, grid or not; value, scale and bias
+    receive the true one. Under autocast nothing is cast: distances need the wide type.
 
     Args:
         query: floating ``[B, H, T, E]``.
@@ -132,7 +129,7 @@ def _adder_attention_gradient(
             if with_bias:
                 part.put(to_bias, to_scores)
             to_scale.view(-1)[part.heads] += (to_scores * part.distances).sum(dim=(-2, -1))
-            to_q, to_k = part.operand_gradients(to_scores * part.scale)
+            to_q, to_k = head_distance_gradients(to_scores * part.scale, part.query, part.key)
             part.put(to_query, to_q)
             part.whole(to_key).add_(to_k)
     back = (to_query.to(query.dtype), to_key.to(key.dtype), to_value.to(value.dtype), to_scale.sum(0).to(scale.dtype))
@@ -146,30 +143,21 @@ class _Part:
         heads: Which of the ``B * H`` heads, ``n`` of them.
         rows: Which targets.
         query: ``[n, t, E]`` in at least float32; ``key`` and ``value`` are ``[n, S, ...]``, ``scale`` ``[n, 1, 1]``.
+        allowed: ``[n, t, S]`` or None, and so is ``bias``.
         distances: ``[n, t, S]``, at most 0.
     """
 
-    def __init__(self, heads: slice, rows: slice, query: Tensor, key: Tensor, value: Tensor, scale: Tensor) -> None:
+    def __init__(
+        self, heads: slice, rows: slice, query: Tensor, key: Tensor, value: Tensor, scale: Tensor, grid: Tensor | None
+    ) -> None:
         self.heads, self.rows = heads, rows
         self.work = torch.promote_types(query.dtype, torch.float32)
         self.query, self.key, self.value = (t.to(self.work) for t in (query[:, rows], key, value))
         self.scale = scale.to(self.work).view(-1, 1, 1)
         self.allowed: Tensor | None = None
         self.bias: Tensor | None = None
-        self.distances = query
-
-    def measure(self, exponent: Tensor | None) -> Self:
-        """Compute the distances, on the grids of the heads where there are any."""
-        if exponent is not None and len(self.query) == 1:
-            self.distances = _grid_distances(self.query[0], self.key[0], exponent[0]).unsqueeze(0)
-        elif len(self.query) == 1 and not self._small:
-            self.distances = torch.ops.shiftadd.adder_linear(self.query[0], self.key[0]).unsqueeze(0)
-        else:
-            query, key = self.query, self.key
-            if exponent is not None:
-                query, key = (_on_grid(t, exponent) for t in (query, key))
-            self.distances = -(query.unsqueeze(2) - key.unsqueeze(1)).abs_().sum(-1)
-        return self
+        operands = (self.query, self.key) if grid is None else (_on_grid(t, grid) for t in (self.query, self.key))
+        self.distances: Tensor = torch.ops.shiftadd.head_distances(*(t.contiguous() for t in operands))
 
     def probabilities(self) -> Tensor:
         """Softmax over the sources, ``[n, t, S]``; zeros where a target sees none."""
@@ -180,15 +168,6 @@ class _Part:
             return scores.softmax(dim=-1)
         scores = scores.masked_fill(~self.allowed, torch.finfo(scores.dtype).min)
         return scores.softmax(dim=-1) * self.allowed
-
-    def operand_gradients(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """What queries and keys receive, for ``grad [n, t, S]`` of the distances."""
-        if len(self.query) == 1 and not self._small:
-            (q,), (k,), (g,) = self.query, self.key, grad
-            return adder_input_gradient(g, q, k)[None], adder_input_gradient(g.mT.contiguous(), k, q)[None]
-        clamped = (self.key.unsqueeze(1) - self.query.unsqueeze(2)).clamp_(-1, 1)
-        to_query = (grad.unsqueeze(2) @ clamped).squeeze(2)
-        return to_query, -(grad.mT.unsqueeze(2) @ clamped.transpose(1, 2)).squeeze(2)
 
     def of(self, tensor: Tensor) -> Tensor:
         """This part of ``[B, H, T, ...]``."""
@@ -202,10 +181,6 @@ class _Part:
         """Write this part of a compact ``[B, H, T, ...]``."""
         tensor.view(-1, *tensor.shape[2:])[self.heads, self.rows] = values.to(tensor.dtype)
 
-    @property
-    def _small(self) -> bool:
-        return self.query.numel() * self.key.shape[1] <= _TILE
-
 
 def _parts(
     query: Tensor,
@@ -216,23 +191,21 @@ def _parts(
     bias: Tensor | None,
     exponent: Tensor | None,
 ) -> Iterator[_Part]:
-    """Many heads at a time where they are small, else some targets of one."""
-    (batch, heads, targets, width), sources = query.shape, key.shape[2]
-    if not query.numel():
-        return
-    together = _TILE // max(targets * sources * width, 1)
-    rows = targets if together > 1 else max(1, min(targets, _SCORES // max(sources, 1)))
-    q, k, v = (t.flatten(0, 1).contiguous() for t in (query, key, value))
-    for first in range(0, batch * heads, max(together, 1)):
-        group = slice(first, min(first + max(together, 1), batch * heads))
+    """As many heads, or as many targets of one, as may hold their scores at once."""
+    (batch, heads, targets, _), sources = query.shape, key.shape[2]
+    together = max(1, _SCORES // max(targets * sources, 1))
+    rows = max(1, min(targets, _SCORES // max(sources, 1)))
+    q, k, v = (t.flatten(0, 1) for t in (query, key, value))
+    for first in range(0, batch * heads, together):
+        group = slice(first, min(first + together, batch * heads))
         index = torch.arange(group.start, group.stop, device=query.device)
-        grids = None if exponent is None else exponent[index % heads]
+        grid = None if exponent is None else exponent[index % heads]
         for start in range(0, targets, rows):
             stretch = slice(start, min(start + rows, targets))
-            part = _Part(group, stretch, q[group], k[group], v[group], scale[index % heads])
+            part = _Part(group, stretch, q[group], k[group], v[group], scale[index % heads], grid)
             part.allowed = _picked(allowed, index, heads, stretch)
             part.bias = _picked(bias, index, heads, stretch)
-            yield part.measure(grids)
+            yield part
 
 
 def _picked(tensor: Tensor | None, index: Tensor, heads: int, rows: slice) -> Tensor | None:
@@ -241,15 +214,9 @@ def _picked(tensor: Tensor | None, index: Tensor, heads: int, rows: slice) -> Te
 
 
 def _on_grid(x: Tensor, exponent: Tensor) -> Tensor:
-    """``[n, S, E]`` rounded to the multiples of ``2**exponent[n]`` within ±127."""
+    """``[n, S, E]`` rounded to the multiples of ``2**exponent[n]`` within ±127: sums of differences are then exact."""
     step = power_of_two(exponent.to(torch.int32), x.dtype).view(-1, 1, 1)
     return (x / step).round_().clamp_(-127, 127) * step
-
-
-def _grid_distances(query: Tensor, key: Tensor, exponent: Tensor) -> Tensor:
-    codes = (key * power_of_two(-exponent.to(torch.int32), key.dtype)).round().clamp(-127, 127).to(torch.int8)
-    distances: Tensor = torch.ops.shiftadd.adder_linear_int8(query, codes, exponent)
-    return distances
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, scale: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from tasks.errors import TaskError
@@ -82,6 +82,34 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
+class DynamicsConfig:
+    """`plan.dynamics`: what operators need so that training does not diverge; `docs/finetune.md` has the recipes.
+
+    Args:
+        adder_learning_rate: of adder weights; none takes that of `[train]`.
+        adder_warmup: steps over which it rises.
+        reference_lr_factor: of DenseShift references; 1 where training starts from random weights.
+        freeze: kind of layer to the fraction of the training after which its weights stay: `{shift = 0.8}`.
+        dead_features: warn where a larger share of a layer's features never varies.
+    """
+
+    adder_learning_rate: float | None = None
+    adder_warmup: int = 0
+    reference_lr_factor: float = 0.01
+    freeze: dict[str, float] = field(default_factory=dict)
+    dead_features: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.adder_learning_rate is not None and self.adder_learning_rate <= 0:
+            raise TaskError("plan.dynamics.adder_learning_rate must be positive")
+        if self.adder_warmup < 0 or self.reference_lr_factor <= 0 or not 0 <= self.dead_features <= 1:
+            raise TaskError(
+                "plan.dynamics: adder_warmup must not be negative, reference_lr_factor must be positive, and "
+                "dead_features lie between 0 and 1"
+            )
+
+
+@dataclass(frozen=True)
 class PlanConfig:
     """`[plan]`: turn linear layers into shift-add operators and train on.
 
@@ -89,6 +117,7 @@ class PlanConfig:
         rules: ordered tables, first match wins: `{role = "mlp.*", op = {kind = "shift", bits = 4}}`.
         stages: in the place of rules: convert and train several times, each stage on the result of the one before.
         distill: learn from a dense teacher: the model from before the first stage, unless it names another.
+        dynamics: learning rates, warm-up and freezing of single operators.
         pack: also write the packed model.
         protect: keep tied and head layers dense.
     """
@@ -96,6 +125,7 @@ class PlanConfig:
     rules: tuple[dict[str, Any], ...] = ()
     stages: tuple[StageConfig, ...] = ()
     distill: DistillConfig | None = None
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     pack: bool = True
     protect: bool = True
 

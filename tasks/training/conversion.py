@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import TaskError
-from tasks.training.config import PlanConfig
+from tasks.training.config import DynamicsConfig, PlanConfig, TrainConfig
 
 
 def convert(model: Any, rules: Sequence[Mapping[str, Any]], *, protect: bool = True) -> Any:
@@ -54,11 +54,33 @@ def resolve_stages(model: Any, stages: Sequence[Sequence[Mapping[str, Any]]]) ->
     return [*earlier, resolve(model, stages[-1])]
 
 
-def latent_optimizer(model: Any, learning_rate: float, weight_decay: float) -> Any:
+def latent_optimizer(model: Any, train: TrainConfig, dynamics: DynamicsConfig) -> Any:
     """The library's optimizer: parameter groups per operator, and the adder's adaptive rescale."""
     from shiftadd_transformers.finetune import make_optimizer
 
-    return make_optimizer(model, lr=learning_rate, weight_decay=weight_decay)
+    return make_optimizer(
+        model,
+        lr=train.learning_rate,
+        weight_decay=train.weight_decay,
+        adder_lr=dynamics.adder_learning_rate,
+        adder_warmup=dynamics.adder_warmup,
+        reference_lr_factor=dynamics.reference_lr_factor,
+    )
+
+
+def callbacks(dynamics: DynamicsConfig) -> list[Any]:
+    """What watches and steers operators while they train.
+
+    Raises:
+        TaskError: there are no weights of that kind to freeze, or not at that point.
+    """
+    from shiftadd_transformers.hf.callbacks import DeadFeatures, ExpertShares, FreezeOperators
+
+    try:
+        freeze = [FreezeOperators(dynamics.freeze)] if dynamics.freeze else []
+    except ValueError as error:
+        raise TaskError(f"plan.dynamics.freeze: {error}") from error
+    return [ExpertShares(), DeadFeatures(dynamics.dead_features), *freeze]
 
 
 def find_teacher(start: Any, config: PlanConfig, load: Callable[[str], Any]) -> Any:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from shiftadd_transformers.hf import save
-from shiftadd_transformers.hf.callbacks import ExpertShares
 from tasks.config import write_text
 from tasks.errors import Interrupted
 from tasks.training import conversion
@@ -135,8 +134,8 @@ def _train_stage(
         seed=session.config.seed,
         resume=session.resume and bool(checkpoints(place / "checkpoints")),
         loss=loss,
-        optimizer=conversion.latent_optimizer(model, budget.learning_rate, budget.weight_decay),
-        callbacks=[ExpertShares()],
+        optimizer=conversion.latent_optimizer(model, budget, plan.dynamics),
+        callbacks=conversion.callbacks(plan.dynamics),
         label=label,
         quiet=session.quiet,
     )

@@ -100,8 +100,8 @@ def test_heads_come_together_or_in_stretches_of_targets(monkeypatch, exponent):
     allowed, bias = normal(3, 1, 10, 6, seed=9) > -1, normal(1, 2, 10, 6, seed=8)
     whole = adder_attention(*parts, allowed, bias, exponent)
     gradients = torch.autograd.grad(whole.square().sum(), parts)
-    for tile, scores in ((400, 1 << 20), (1, 12)):  # two heads at a time; two targets of one
-        monkeypatch.setattr("shiftadd_transformers.operators.adder_attention._TILE", tile)
+    for tile, scores in ((400, 130), (1, 1 << 20), (1, 12)):  # two heads at a time; one; two targets of one
+        monkeypatch.setattr("shiftadd_transformers.operators.head_distances.TILE", tile)
         monkeypatch.setattr("shiftadd_transformers.operators.adder_attention._SCORES", scores)
         again = adder_attention(*parts, allowed, bias, exponent)
         torch.testing.assert_close(again, whole, rtol=1e-5, atol=1e-5)

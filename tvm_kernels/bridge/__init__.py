@@ -18,7 +18,7 @@ from shiftadd_transformers.layers import PackedModule
 from shiftadd_transformers.operators.custom_ops import CUSTOM_OPS
 
 from ..layouts.activation import FEW_ROWS
-from . import adder, adder_int8, bcq, binary_attention, matadd, shift, token_window
+from . import adder, adder_int8, bcq, binary_attention, head_distances, matadd, shift, token_window
 from .missing import MissingKernelError
 
 __all__ = ["KERNELS", "MissingKernelError", "disable", "enable", "enabled", "is_enabled"]
@@ -30,6 +30,7 @@ KERNELS: dict[str, Callable[..., Tensor]] = {
     "shiftadd::adder_window": token_window.adder_window,
     "shiftadd::bcq_linear": bcq.bcq_linear,
     "shiftadd::binary_attention": binary_attention.binary_attention,
+    "shiftadd::head_distances": head_distances.head_distances,
     "shiftadd::matadd": matadd.matadd,
     "shiftadd::matadd_right": matadd.matadd_right,
     "shiftadd::shift_add_linear": adder_int8.shift_add_linear,
