@@ -56,7 +56,7 @@ class DemoConfig:
     @property
     def test_sentences(self) -> int:
         """Scoring takes a few seconds per hundred sentences and model; a short demo scores fewer."""
-        return 500 if self.minutes >= 10 else 100
+        return max(25, min(500, int(50 * self.minutes)))
 
 
 def run_demo(config: DemoConfig, *, fresh: bool = False, quiet: bool = False) -> dict[str, Any]:

@@ -158,6 +158,43 @@ def test_a_checkpoint_comes_back_equal(family, core, state, tmp_path):
     assert again.config.quantization_config.plan.converted == model.config.quantization_config.plan.converted
 
 
+@pytest.mark.parametrize("state", ["latent", "packed"])
+def test_a_dense_checkpoint_is_converted_on_the_way_in(state, tmp_path):
+    family = BY_NAME["bert"]
+    dense = family.build()
+    dense.save_pretrained(tmp_path)
+    rules = [sat.rule(role="attn.self", op=CORES["shift_add"]), sat.rule(role="mlp.*", op="shift")]
+    loaded = type(dense).from_pretrained(tmp_path, quantization_config=sat.ShiftAddConfig(rules, state=state)).eval()
+    converted = sat.convert_(family.build(), rules)
+    torch.testing.assert_close(family.output(loaded), family.output(converted))
+    loaded.save_pretrained(tmp_path / "again")
+    assert torch.equal(family.output(load_clean(type(dense), tmp_path / "again")), family.output(loaded))
+
+
+@pytest.mark.parametrize("core", ["binary_linear", "adder", "attn+shift_add"])
+def test_a_checkpoint_loads_in_bfloat16(core, tmp_path):
+    family, model = BY_NAME["llama"], with_core("llama", core)
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    output = family.output(loaded)
+    assert output.dtype == torch.bfloat16
+    assert output.isfinite().all()
+
+
+@pytest.mark.parametrize("core", ["binary_linear", "adder"])
+def test_activation_checkpointing_gives_the_same_gradients(core):
+    def gradients(checkpointing):
+        model, family = with_core("vit", core).train(), BY_NAME["vit"]
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        for _ in range(2):  # thresholds follow twice, and not once more while a forward is repeated
+            model(**family.inputs(), labels=torch.tensor([0, 1])).loss.backward()
+        grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        return grads, {name: b for name, b in model.named_buffers() if name.endswith(("mean", "batches"))}
+
+    torch.testing.assert_close(gradients(True), gradients(False))
+
+
 def test_both_stages_at_once_are_one_stage_after_the_other():
     attention, linear = sat.rule(role="attn.self", op=CORES["attn+add"]), sat.rule(role="*", op="shift")
     staged = sat.convert_(sat.convert_(BY_NAME["marian"].build(), [attention]), [linear])

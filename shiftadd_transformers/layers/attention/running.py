@@ -34,7 +34,7 @@ class RunningMean(nn.Module):
             values: What to take the mean of.
             seen: bool `[B, 1, S]`, False for padding.
         """
-        if not self.training:
+        if not self.training or _recomputing():
             return
         per_token = values.float().mean(dim=-1)
         if seen is None:
@@ -49,3 +49,8 @@ class RunningMean(nn.Module):
     def per_head(self, dtype: torch.dtype) -> Tensor:
         """The means as `[H, 1, 1]`."""
         return self.mean.to(dtype).view(-1, 1, 1)
+
+
+def _recomputing() -> bool:
+    """Whether activation checkpointing repeats a forward, which must then be the same function as the first time."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
