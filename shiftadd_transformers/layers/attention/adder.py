@@ -77,6 +77,8 @@ class AdderAttention(AttentionCore):
         return scale, mask, visibility.bias, self._grid(variance)
 
     def _follow(self, query: Tensor, key: Tensor, seen: Tensor | None) -> None:
+        if not self.training:
+            return
         if query.shape == key.shape:
             self.variance.follow(query.float().square() + key.float().square(), seen)
         else:

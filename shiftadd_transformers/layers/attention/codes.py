@@ -29,6 +29,8 @@ class Binarizer(nn.Module):
 
     def follow(self, x: Tensor, seen: Tensor | None) -> None:
         """Let threshold and variance follow `x [B, H, S, E]` in training; padding (not `seen`) has no say."""
+        if not self.training:
+            return
         self.threshold.follow(x.detach(), seen)
         self.variance.follow((x.detach() - self.threshold.per_head(x.dtype)).square(), seen)
 
