@@ -22,7 +22,7 @@ from .layers import (
     latent_type,
     packed_type,
 )
-from .layers.attention import AttentionCore, core_type, head_shape, is_cross_attention
+from .layers.attention import AttentionCore, core_type, head_shape, is_cross_attention, sliding_window
 from .layers.base import twin
 from .layers.projections import NarrowProjection
 from .plan import Entry, Plan, dense_at, make_plan, resolve
@@ -171,7 +171,7 @@ def _core(name: str, model: nn.Module, entry: Entry) -> AttentionCore:
     attention = model.get_submodule(name)
     weight = next(attention.parameters())
     causal, cross = bool(getattr(attention, "is_causal", False)), is_cross_attention(name)
-    options = {"cross": cross, "causal": causal and not cross}
+    options = {"cross": cross, "causal": causal and not cross, "reach": sliding_window(attention)}
     core = _named(name, core_type(entry.spec), entry.spec, *entry.shape, device=weight.device, **options)
     return core.to(weight.dtype).train(attention.training)
 

@@ -112,6 +112,23 @@ def test_generation_with_a_cache_is_generation_without(family, core, cache):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("spec", [sat.BinaryLinearSpec(), sat.MixerSpec(), sat.MixerSpec(op="add")], ids=str)
+def test_a_kernel_longer_than_a_sliding_window_is_cut_to_it(spec):
+    """Gemma3 here looks back 4 tokens, and its cache keeps no more."""
+    model = sat.convert_(BY_NAME["gemma3"].build(), [sat.rule(role="attn.self", op=spec)])
+    cores = [module for module in model.modules() if isinstance(module, AttentionCore)]
+    assert [core.taps.shape[1] for core in cores] == [4 if core.reach else spec.kernel_size for core in cores]
+    assert any(core.reach for core in cores)
+    with torch.no_grad():
+        for core in cores:
+            core.taps.copy_(torch.randn_like(core.taps))
+    ids = torch.tensor([[5, 9, 13, 30, 7]])
+    options = {"max_new_tokens": 8, "min_new_tokens": 8, "return_dict_in_generate": True, "output_logits": True}
+    without, cached = (model.generate(ids, do_sample=False, use_cache=c, **options) for c in (False, True))
+    for a, b in zip(without.logits, cached.logits, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("family", ["marian", "t5"])
 def test_a_seq2seq_model_generates_the_same_with_a_cache(family, core):

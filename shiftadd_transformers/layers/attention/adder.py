@@ -25,7 +25,6 @@ from ...specs.attention import AdderAttentionSpec
 from .base import AttentionCore
 from .running import RunningMean
 from .visibility import Visibility
-from .window import TapWindow
 
 _GRID_DEVIATIONS = 4.0
 """Deviations that ±127 grid steps reach to; a normal variable leaves them once in 16 000 times."""
@@ -50,7 +49,7 @@ class AdderAttention(AttentionCore):
         """Gain and running variance."""
         self.gain = nn.Parameter(torch.ones(self.heads))
         self.variance = RunningMean(self.heads, self.spec.momentum, start=2.0)
-        self.window = TapWindow(1, self.causal)
+        self.window = self.window_of(1)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, scaling: float) -> Tensor:
         """See the module's formula. `scaling` is not used: a distance has a scale of its own."""

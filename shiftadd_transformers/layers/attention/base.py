@@ -12,6 +12,7 @@ from ...operators.counts import OpCounts
 from ...specs.attention import AttentionSpec
 from ..base import INITIALISED
 from .visibility import Visibility
+from .window import TapWindow
 
 _CROSS = re.compile(r"(?:^|[._])(?:encoder_attn|EncDecAttention|crossattention|cross_attn)(?:[._]|$)")
 _WIDTHS = ("head_dim", "attention_head_size", "key_value_proj_dim")
@@ -30,16 +31,25 @@ class AttentionCore(nn.Module):
         head_dim: E.
         cross: Whether targets and sources are different tokens.
         causal: Whether it stands in a decoder's self-attention.
+        reach: How many tokens back, itself included, a target may look; None without limit.
     """
 
     spec: AttentionSpec
 
     def __init__(
-        self, spec: Any, heads: int, head_dim: int, *, cross: bool = False, causal: bool = False, device: Any = None
+        self,
+        spec: Any,
+        heads: int,
+        head_dim: int,
+        *,
+        cross: bool = False,
+        causal: bool = False,
+        reach: int | None = None,
+        device: Any = None,
     ) -> None:
         super().__init__()
         self.spec, self.heads, self.head_dim = spec, heads, head_dim
-        self.cross, self.causal = cross, causal
+        self.cross, self.causal, self.reach = cross, causal, reach
         with torch.device(device or "cpu"):
             self.allocate()
         for tensor in (*self.parameters(), *self.buffers()):
@@ -80,6 +90,13 @@ class AttentionCore(nn.Module):
         """Heads whose queries and keys it reads; they are the first ones."""
         return self.heads
 
+    def window_of(self, size: int) -> TapWindow:
+        """A window of so many neighbouring tokens, cut to what a target may look back to.
+
+        A cache with a sliding window forgets what lies further back, so the whole sequence must not see it either.
+        """
+        return TapWindow(min(size, self.reach) if self.causal and self.reach else size, self.causal)
+
     def extra_repr(self) -> str:
         """Shown by `print(model)`."""
         return f"{self.heads} × {self.head_dim}, {self.spec}"
@@ -92,6 +109,13 @@ def is_cross_attention(name: str) -> bool:
     (True, False)
     """
     return _CROSS.search(name) is not None
+
+
+def sliding_window(attention: nn.Module) -> int | None:
+    """How many tokens back an attention module may look, itself included; None without limit."""
+    if hasattr(attention, "sliding_window"):
+        return attention.sliding_window  # type: ignore[return-value]
+    return getattr(getattr(attention, "config", None), "sliding_window", None)
 
 
 def head_shape(attention: nn.Module, projection: nn.Module) -> tuple[int, int]:

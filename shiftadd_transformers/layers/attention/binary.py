@@ -28,7 +28,6 @@ from .base import AttentionCore
 from .codes import Binarizer
 from .softmax import masked_softmax
 from .visibility import Visibility
-from .window import TapWindow
 
 
 class _BinaryCore(AttentionCore):
@@ -68,7 +67,7 @@ class BinaryLinearAttention(_BinaryCore):
     def allocate(self) -> None:
         """Thresholds, and the convolution's taps."""
         super().allocate()
-        self.window = TapWindow(0 if self.cross else self.spec.kernel_size, self.causal)
+        self.window = self.window_of(0 if self.cross else self.spec.kernel_size)
         if self.window.size:
             self.taps = nn.Parameter(torch.zeros(self.heads, self.window.size))
 

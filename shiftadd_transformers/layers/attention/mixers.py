@@ -22,7 +22,6 @@ from ..shift import ShiftLinear
 from .base import AttentionCore
 from .softmax import masked_softmax
 from .visibility import Visibility
-from .window import TapWindow
 
 
 class TokenMixer(AttentionCore):
@@ -50,8 +49,8 @@ class TokenMixer(AttentionCore):
             )
         if self.spec.attention and self.heads < 2:
             raise ValueError("half of the heads attend and half mix; with one head use MixerSpec(attention=False)")
-        self.window = TapWindow(self.spec.kernel_size, self.causal)
-        mixing, size = self.heads - self.query_heads, self.spec.kernel_size
+        self.window = self.window_of(self.spec.kernel_size)
+        mixing, size = self.heads - self.query_heads, self.window.size
         if self.spec.op == "conv":
             self.taps = nn.Parameter(_first_taps(mixing, size, self.window.before, self.spec.softmax))
             return
