@@ -115,6 +115,7 @@ def _rows(variants: Sequence[Variant], done: Mapping[str, list[dict[str, Any]]],
     for variant in variants:
         runs = done[variant.name]
         mean, half = t_interval([run["top1"] for run in runs])
+        top5, top5_half = (None, None) if runs[0]["top5"] is None else t_interval([run["top5"] for run in runs])
         change, change_half = t_interval([run["top1"] - other for run, other in zip(runs, base, strict=True)])
         rows.append(
             {
@@ -122,6 +123,8 @@ def _rows(variants: Sequence[Variant], done: Mapping[str, list[dict[str, Any]]],
                 "model": variant.model,
                 "top1": mean,
                 "top1_half": half,
+                "top5": top5,
+                "top5_half": top5_half,
                 "difference": change,
                 "difference_half": change_half,
                 "minutes": sum(run["minutes"] for run in runs) / len(runs),
@@ -153,6 +156,7 @@ def table(report: Mapping[str, Any]) -> str:
 _COLUMNS = (
     ("top-1", 16),
     ("to the first", 16),
+    ("top-5", 16),
     ("multiply", 11),
     ("add", 11),
     ("shift", 11),
@@ -170,6 +174,7 @@ def cells_of(row: Mapping[str, Any]) -> list[str]:
     return [
         _percent(row["top1"], row["top1_half"], ""),
         _percent(row["difference"], row["difference_half"], "+"),
+        _percent(row["top5"], row["top5_half"], ""),
         *operations,
         joules(row["energy"]["total_pj"]),
         f"{row['minutes']:.1f}",
@@ -185,7 +190,9 @@ def note(report: Mapping[str, Any]) -> str:
     )
 
 
-def _percent(value: float, half: float | None, sign: str) -> str:
+def _percent(value: float | None, half: float | None, sign: str) -> str:
+    if value is None:  # five classes or fewer have no top five
+        return "–"
     return f"{100 * value:{sign}.2f}" + ("" if half is None else f" ± {100 * half:.2f}")
 
 

@@ -35,6 +35,8 @@ def test_rows_are_those_of_the_runs(compared):
         for seed in (0, 1)
     }
     assert shift["top1"] == pytest.approx((scores["shift", 0] + scores["shift", 1]) / 2)
+    assert 0 <= shift["top5"] <= 1
+    assert shift["top5_half"] >= 0
     assert shift["difference"] == pytest.approx(shift["top1"] - dense["top1"])
     assert (dense["difference"], dense["difference_half"]) == (0, 0)
     assert dense["operations"]["shift"] == 0 < shift["operations"]["shift"]
