@@ -211,13 +211,23 @@ def _train(config: TranslationConfig, title: str, quiet: bool) -> None:
 
 def _score(run: str, model: str, quiet: bool) -> dict[str, Any]:
     """Score a saved model in a process of its own, as a user would who was handed the folder."""
-    command = [sys.executable, "-m", "tasks.cli", "evaluate", run, "--model", model]
-    finished = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE if quiet else None)
-    if finished.returncode:
-        errors = (finished.stderr or b"").decode(errors="replace").strip()
-        raise TaskError(f"scoring {run} ({model}) failed: {errors or 'see above'}")
-    newest = max(Path(run, "results").glob(f"{model}-test-*.json"), key=lambda path: path.stat().st_mtime)
+    if _newest_result(run, model) is None:
+        command = [sys.executable, "-m", "tasks.cli", "evaluate", run, "--model", model]
+        finished = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE if quiet else None)
+        if finished.returncode:
+            errors = (finished.stderr or b"").decode(errors="replace").strip()
+            raise TaskError(f"scoring {run} ({model}) failed: {errors or 'see above'}")
+    newest = _newest_result(run, model)
+    if newest is None:
+        raise TaskError(f"scoring {run} ({model}) left no result that is newer than the model")
     return {**json.loads(newest.read_text(encoding="utf-8")), "tsv": str(newest.with_suffix(".tsv"))}
+
+
+def _newest_result(run: str, model: str) -> Path | None:
+    """The latest score of a model on the test set; None if there is none since the model was saved."""
+    results = sorted(Path(run, "results").glob(f"{model}-test-*.json"), key=lambda path: path.stat().st_mtime)
+    saved = Path(run, model, "config.json").stat().st_mtime
+    return results[-1] if results and results[-1].stat().st_mtime >= saved else None
 
 
 def _costs(models: Mapping[str, Any], batch: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,10 +30,16 @@ def _with(arguments: Arguments, position: int, value: Any) -> Arguments:
     return (*arguments[:position], value, *arguments[position + 1 :])
 
 
-def test_every_registered_operator_has_a_row() -> None:
+# Operators on heads, which are no layers of `[M, K]` rows, have a file of tests each.
+OF_HEADS = {"adder_attention", "adder_window", "binary_attention", "head_distances", "token_convolution"}
+
+
+def test_every_registered_operator_has_a_row_or_a_file() -> None:
     names = {n.partition("::")[2] for n in torch._C._dispatch_get_all_op_names() if n.startswith("shiftadd::")}
-    backward = {"adder_input_gradient"}  # tested through the gradients of the adder rows
-    assert names == {row.schema or row.name for row in OPERATORS} | backward
+    # Tested through the gradients of their operators.
+    backward = {"adder_input_gradient", "adder_attention_gradient", "adder_window_gradient"}
+    assert names == {row.schema or row.name for row in OPERATORS} | backward | OF_HEADS
+    assert all(Path(__file__).with_name(f"test_{name}.py").is_file() for name in OF_HEADS)
 
 
 @each_operator
