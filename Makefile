@@ -9,7 +9,7 @@ demo: $(READY)  ## train, convert, fine-tune, pack and score an English-German m
 	$(BIN)/shiftadd demo $(ARGS)
 
 test: $(READY)  ## all tests, doctests and the examples in README and docs
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(READY)  ## style, types, and the floors that imports may cross
 	$(BIN)/ruff check .
