@@ -97,7 +97,7 @@ class DynamicsConfig:
     adder_warmup: int = 0
     reference_lr_factor: float = 0.01
     freeze: dict[str, float] = field(default_factory=dict)
-    dead_features: float = 0.5
+    dead_features: float = 0.8
 
     def __post_init__(self) -> None:
         if self.adder_learning_rate is not None and self.adder_learning_rate <= 0:
