@@ -13,7 +13,6 @@ from tasks.demo import HYBRID_RULES, DemoConfig, run_demo, summary
 from tasks.errors import TaskError
 from tasks.translation.evaluate import evaluate_run
 
-
 # Half a minute of training leaves many features dead, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:.* of the features of .* do not vary over a batch")
 
