@@ -39,5 +39,4 @@ def _operations(core: AttentionCore, batch: int, targets: int, sources: int, flo
     if not (isinstance(core, AdderAttention) and core.spec.bits == 8):
         return {floating: total}
     taps = OpCounts(add=batch * core.heads * targets * sources * core.head_dim)
-    rest = OpCounts(total.multiply, total.add - 2 * taps.add, total.shift, total.lookup)
-    return {"int8": taps, "int32": taps, floating: rest}
+    return {"int8": taps, "int32": taps, floating: total - taps * 2}

@@ -18,7 +18,6 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from math import log2
 
 from torch import Tensor
@@ -78,7 +77,7 @@ def operations(module: OperatorModule, rows: int, floating: str) -> dict[str, Op
         return _int8_tables(module, spec, rows, floating)
     if isinstance(spec, ShiftAddSpec):
         first = shift_linear_counts(rows, n, k)
-        return merge_operations({floating: first}, _int8_adder(_minus(total, first), rows, n, n, floating))
+        return merge_operations({floating: first}, _int8_adder(total - first, rows, n, n, floating))
     return {floating: total}
 
 
@@ -88,7 +87,7 @@ def _int8_shift(module: OperatorModule, spec: ShiftSpec, rows: int, floating: st
     bias = OpCounts(add=rows * n * (module.bias is not None))
     largest_shift = int(log2(max(spec.format.magnitudes)))
     shifted = "int16" if 8 + largest_shift <= 16 else "int32"
-    integer = {"int32": _minus(_minus(total, weights), bias)}
+    integer = {"int32": total - weights - bias}
     float_part = {floating: bias + quantize_rows_counts(rows, k, n)}
     return merge_operations(merge_operations({shifted: weights}, integer), float_part)
 
@@ -97,7 +96,7 @@ def _int8_tables(module: OperatorModule, spec: BcqSpec, rows: int, floating: str
     n, k, total = module.out_features, module.in_features, module.counts(rows)
     lookups, steps = OpCounts(lookup=rows * n * k), OpCounts(shift=rows * n * k)
     bias = OpCounts(add=rows * n * (module.bias is not None))
-    integer = _minus(_minus(_minus(total, lookups), steps), bias)
+    integer = total - lookups - steps - bias
     tables = quantize_tables_counts(rows, k, spec.planes)
     return {"int8": lookups, "int16": steps, "int32": integer, floating: bias + tables}
 
@@ -105,8 +104,4 @@ def _int8_tables(module: OperatorModule, spec: BcqSpec, rows: int, floating: str
 def _int8_adder(total: OpCounts, rows: int, n: int, k: int, floating: str) -> dict[str, OpCounts]:
     taps = OpCounts(add=rows * n * k)
     grid = quantize_grid_counts(rows, k) + OpCounts(shift=rows * n)  # onto the grid, and back to float
-    return {"int8": taps, "int32": taps, floating: _minus(total, taps * 2) + grid}
-
-
-def _minus(a: OpCounts, b: OpCounts) -> OpCounts:
-    return OpCounts(*(x - y for x, y in zip(astuple(a), astuple(b), strict=True)))
+    return {"int8": taps, "int32": taps, floating: total - taps * 2 + grid}

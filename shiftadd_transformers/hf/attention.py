@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..layers.attention import AttentionCore, Visibility
-from ..layers.attention.softmax import masked_softmax
+from ..layers.attention.softmax import dot_product_softmax
 
 IMPLEMENTATION = "shiftadd"
 
@@ -57,20 +57,20 @@ def shiftadd_attention(
         `[B, T, H, E]`, and None in the place of weights (see `attention_maps`).
     """
     core = getattr(module, "core", None)
-    settings: dict[str, Any] = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
-    if not isinstance(core, AttentionCore):
-        if position_bias is not None:
-            settings["position_bias"] = position_bias
+    core = core.active if isinstance(core, AttentionCore) else None
+    if core is not None or _seen is not None:
+        arguments = _core_arguments(module, query, key, value, attention_mask, position_bias, scaling, is_causal)
         if _seen is not None:
-            _seen[module] = _softmax_weights(module, query, key, attention_mask, position_bias, scaling, is_causal)
-        result: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, **settings, **kwargs
-        )
-        return result
-    arguments = _core_arguments(module, query, key, value, attention_mask, position_bias, scaling, is_causal)
-    if _seen is not None:
-        _seen[module] = core.weights(*arguments)
-    return core(*arguments).transpose(1, 2), None
+            _seen[module] = _weights(core, *arguments)
+        if core is not None:
+            return core(*arguments).transpose(1, 2), None
+    settings: dict[str, Any] = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
+    if position_bias is not None:
+        settings["position_bias"] = position_bias
+    result: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, **settings, **kwargs
+    )
+    return result
 
 
 def attention_maps(model: PreTrainedModel, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -157,18 +157,13 @@ def _visibility(
     return Visibility(mask, causal, position_bias)
 
 
-def _softmax_weights(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    mask: Tensor | None,
-    position_bias: Tensor | None,
-    scaling: float | None,
-    is_causal: bool | None,
+def _weights(
+    core: AttentionCore | None, query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, scaling: float
 ) -> Tensor:
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return masked_softmax(query @ key.mT * scaling, _visibility(module, mask, position_bias, is_causal))
+    """The core's own; where there is none, the probabilities of ordinary attention."""
+    if core is None:
+        return dot_product_softmax(query, key, visibility, scaling)
+    return core.weights(query, key, value, visibility, scaling)
 
 
 @contextmanager

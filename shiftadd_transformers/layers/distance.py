@@ -14,6 +14,7 @@ from torch import Tensor
 from ..operators.calling import autocast_like_linear
 from ..operators.counts import OpCounts
 from ..operators.exponent_bits import floor_log2, power_of_two
+from ..operators.grid import on_grid
 from ..operators.ste import straight_through
 
 SMALLEST_VARIANCE = 1e-5
@@ -69,8 +70,7 @@ def to_grid(x: Tensor, exponent: Tensor) -> Tensor:
     >>> to_grid(torch.tensor([0.3, 99.0]), torch.tensor(-2, dtype=torch.int8))
     tensor([ 0.2500, 31.7500])
     """
-    step = power_of_two(exponent, x.dtype)
-    return straight_through(x, (x.detach() / step).round().clamp(-127, 127) * step)
+    return straight_through(x, on_grid(x.detach(), exponent))
 
 
 def adder_gains(weight: Tensor) -> tuple[float, float]:

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .calling import without_autocast
 from .counts import adder_linear_counts, dense_linear_counts, softmax_counts
-from .exponent_bits import power_of_two
+from .grid import on_grid
 from .head_distances import head_distance_gradients
+from .softmax import masked_softmax
 
 _SCORES = 1 << 20  # that are held at once
 
@@ -62,10 +63,7 @@ def adder_attention(
     References: Adder attention for vision transformer (Shu et al., NeurIPS 2021).
     """
     _check(query, key, value, scale)
-    shape = (*query.shape[:3], key.shape[2])
-    allowed = None if allowed is None else allowed.expand(shape)
-    bias = None if bias is None else bias.to(query.dtype).expand(shape)
-    return _adder_attention(query, key, value, scale, allowed, bias, exponent)
+    return _adder_attention(query, key, value, scale, *_per_score(query, key, allowed, bias), exponent)
 
 
 def adder_attention_weights(
@@ -77,13 +75,19 @@ def adder_attention_weights(
     exponent: Tensor | None = None,
 ) -> Tensor:
     """The probabilities of :func:`adder_attention`, ``[B, H, T, S]``: all at once, for looking at."""
-    shape = (*query.shape[:3], key.shape[2])
-    result = query.new_empty(shape)
-    allowed = None if allowed is None else allowed.expand(shape)
-    bias = None if bias is None else bias.expand(shape)
-    for part in _parts(query, key, key, scale, allowed, bias, exponent):
+    result = query.new_empty(*query.shape[:3], key.shape[2])
+    for part in _parts(query, key, key, scale, *_per_score(query, key, allowed, bias), exponent):
         part.put(result, part.probabilities())
     return result
+
+
+def _per_score(
+    query: Tensor, key: Tensor, allowed: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Mask and bias as views ``[B, H, T, S]``."""
+    shape = (*query.shape[:3], key.shape[2])
+    allowed = None if allowed is None else allowed.expand(shape)
+    return allowed, None if bias is None else bias.to(query.dtype).expand(shape)
 
 
 @torch.library.custom_op("shiftadd::adder_attention", mutates_args=())
@@ -156,18 +160,14 @@ class _Part:
         self.scale = scale.to(self.work).view(-1, 1, 1)
         self.allowed: Tensor | None = None
         self.bias: Tensor | None = None
-        operands = (self.query, self.key) if grid is None else (_on_grid(t, grid) for t in (self.query, self.key))
+        operands = [self.query, self.key]
+        if grid is not None:
+            operands = [on_grid(t, grid.view(-1, 1, 1)) for t in operands]
         self.distances: Tensor = torch.ops.shiftadd.head_distances(*(t.contiguous() for t in operands))
 
     def probabilities(self) -> Tensor:
         """Softmax over the sources, ``[n, t, S]``; zeros where a target sees none."""
-        scores = self.distances * self.scale
-        if self.bias is not None:
-            scores = scores + self.bias
-        if self.allowed is None:
-            return scores.softmax(dim=-1)
-        scores = scores.masked_fill(~self.allowed, torch.finfo(scores.dtype).min)
-        return scores.softmax(dim=-1) * self.allowed
+        return masked_softmax(self.distances * self.scale, self.allowed, self.bias)
 
     def of(self, tensor: Tensor) -> Tensor:
         """This part of ``[B, H, T, ...]``."""
@@ -211,12 +211,6 @@ def _parts(
 def _picked(tensor: Tensor | None, index: Tensor, heads: int, rows: slice) -> Tensor | None:
     """Some heads of an expanded ``[B, H, T, S]``, of which no copy is made as a whole."""
     return None if tensor is None else tensor[index // heads, index % heads, rows]
-
-
-def _on_grid(x: Tensor, exponent: Tensor) -> Tensor:
-    """``[n, S, E]`` rounded to the multiples of ``2**exponent[n]`` within ±127: sums of differences are then exact."""
-    step = power_of_two(exponent.to(torch.int32), x.dtype).view(-1, 1, 1)
-    return (x / step).round_().clamp_(-127, 127) * step
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, scale: Tensor) -> None:

@@ -37,6 +37,8 @@ class OpCounts:
     Examples:
         >>> OpCounts(multiply=2, add=1) + OpCounts(add=3) * 2
         OpCounts(multiply=2, add=7, shift=0, lookup=0)
+        >>> OpCounts(multiply=2, add=4) - OpCounts(add=3)
+        OpCounts(multiply=2, add=1, shift=0, lookup=0)
     """
 
     multiply: int = 0
@@ -46,6 +48,9 @@ class OpCounts:
 
     def __add__(self, other: OpCounts) -> OpCounts:
         return OpCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: OpCounts) -> OpCounts:
+        return self + other * -1
 
     def __mul__(self, times: int) -> OpCounts:
         return OpCounts(*(a * times for a in astuple(self)))

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import TaskError, nearest
+from tasks.hub import load_hub
 from tasks.image_classification.config import DataConfig
 from tasks.image_classification.images import ImageSet
 
 SPLIT_NAMES = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _IMAGE_NAMES = ("image", "img")
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
+_WITHOUT_HUB = 'class folders: data.source = "imagefolder:PATH", or "digits"'
 
 Parts = dict[str, ImageSet]
 
@@ -38,7 +40,7 @@ def read_source(config: DataConfig) -> tuple[Parts, tuple[str, ...]]:
     if kind == "imagefolder" and rest:
         return _columns(_load_folder(Path(rest).expanduser()), config)
     if kind == "hub" and rest:
-        return _columns(_load_hub(rest, config.subset), config)
+        return _columns(load_hub(rest, config.subset, _WITHOUT_HUB), config)
     raise TaskError(f"data.source = {config.source!r}: expected digits, imagefolder:PATH or hub:NAME")
 
 
@@ -80,20 +82,6 @@ def _load_folder(path: Path) -> Any:
         raise TaskError(
             f"{path} holds no images in class folders; expected PATH/<class>/<image> or PATH/train/<class>/<image> "
             f"({type(error).__name__})"
-        ) from error
-
-
-def _load_hub(name: str, subset: str | None) -> Any:
-    import datasets
-
-    try:
-        return datasets.load_dataset(name, subset)
-    except ValueError as error:  # an unknown or missing subset; the message of `datasets` lists them
-        raise TaskError(f"hub:{name}: {error}") from error
-    except (OSError, RuntimeError) as error:  # every network and "not found" error derives from these
-        raise TaskError(
-            f"hub:{name} could not be loaded ({type(error).__name__}: {str(error).splitlines()[0]}).\n"
-            'Without a network, give class folders: data.source = "imagefolder:PATH", or "digits"'
         ) from error
 
 

@@ -1,13 +1,19 @@
-"""How is a data set of the Hugging Face hub read, and what is said when there is no network?"""
+"""How is a data set of the Hugging Face hub read as pairs?"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from tasks.errors import TaskError, nearest
+from tasks.hub import load_hub
 from tasks.translation.config import DataConfig
 from tasks.translation.files import pairs_from_rows
 from tasks.translation.pairs import Pair
+
+_WITHOUT_HUB = (
+    'a local file: data.source = "pairs.jsonl" (also .tsv, .csv, .parquet), '
+    "or data.source_file and data.target_file; or gettext:<lang> for this machine's catalogs"
+)
 
 
 def read_hub(name: str, config: DataConfig) -> dict[str, list[Pair]]:
@@ -23,7 +29,7 @@ def read_hub(name: str, config: DataConfig) -> dict[str, list[Pair]]:
     Raises:
         TaskError: not reachable, unknown subset or split, or columns that cannot be told apart.
     """
-    loaded = _load(name, config.subset)
+    loaded = load_hub(name, config.subset, _WITHOUT_HUB)
     wanted = {
         "train": config.train_split,
         "validation": config.validation_split or ("validation" if "validation" in loaded else None),
@@ -37,21 +43,6 @@ def read_hub(name: str, config: DataConfig) -> dict[str, list[Pair]]:
         for part, split in wanted.items()
         if split is not None
     }
-
-
-def _load(name: str, subset: str | None) -> Any:
-    import datasets
-
-    try:
-        return datasets.load_dataset(name, subset)
-    except ValueError as error:  # an unknown or missing subset; the message of `datasets` lists them
-        raise TaskError(f"hub:{name}: {error}") from error
-    except (OSError, RuntimeError) as error:  # every network and "not found" error derives from these
-        raise TaskError(
-            f"hub:{name} could not be loaded ({type(error).__name__}: {str(error).splitlines()[0]}).\n"
-            'Without a network, give a local file: data.source = "pairs.jsonl" (also .tsv, .csv, .parquet), '
-            "or data.source_file and data.target_file; or gettext:<lang> for this machine's catalogs"
-        ) from error
 
 
 def _rows(split: Any, origin: str) -> Any:

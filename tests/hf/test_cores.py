@@ -298,8 +298,9 @@ def test_attention_maps_of_every_core(core):
             torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 5))
 
 
-def test_attention_maps_of_a_dense_model_are_its_probabilities():
-    model, family = BY_NAME["vit"].build(), BY_NAME["vit"]
+@pytest.mark.parametrize("name", ["vit", "opt", "llama"])  # plain; queries scaled before; fewer heads of keys
+def test_attention_maps_of_a_dense_model_are_its_probabilities(name):
+    model, family = BY_NAME[name].build(), BY_NAME[name]
     maps = attention_maps(model, **family.inputs())
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")

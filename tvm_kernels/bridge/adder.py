@@ -9,18 +9,11 @@ from torch import Tensor
 from tvm_ffi import from_dlpack
 
 from ..layouts.activation import RowsShape, RowTiles
-from ..layouts.adder import (
-    LARGEST_BITS,
-    AdderGradientShape,
-    AdderShape,
-    AdderTilesShape,
-    even_groups,
-    pad_columns,
-    pad_rows,
-)
+from ..layouts.adder import LARGEST_BITS, AdderGradientShape, AdderShape, AdderTilesShape, even_groups
+from ..layouts.padding import lengthen
 from ..layouts.shift import block_count
 from .machine import machine
-from .missing import MissingKernelError
+from .missing import refuse_float64
 from .operands import Operands
 from .rows import TileKernels, float_rows, like_input, whole_rows
 
@@ -38,7 +31,7 @@ class TransposedRows:
     def __call__(self, x: Tensor, cut: RowTiles) -> tuple[Tensor, Tensor, bool]:
         """The tiles of float32 rows ``[R, K]``, their sums, and whether all values are of moderate magnitude."""
         columns = self._columns
-        rows = columns.pad(pad_rows(x, cut.total)).view(cut.tiles, cut.rows, columns.groups, columns.size)
+        rows = columns.pad(lengthen(x, -2, cut.total)).view(cut.tiles, cut.rows, columns.groups, columns.size)
         transposed = torch.empty(cut.tiles, columns.groups, columns.size, cut.rows)
         sums = torch.empty(cut.tiles, columns.groups, cut.rows)
         largest = torch.zeros(cut.tiles, cut.rows, dtype=torch.int32)
@@ -78,7 +71,7 @@ class GradientTemplates:
         lanes, self._templates = machine().lanes, even_groups(n, _TEMPLATES_AT_ONCE)
         groups, size = self._templates.groups, self._templates.size
         self._blocks = (block_count(self._k, lanes), lanes)
-        whole = pad_rows(self._in_vectors(float_rows(weight.detach())), groups * size)
+        whole = lengthen(self._in_vectors(float_rows(weight.detach())), -2, groups * size)
         # Vectors of neighbouring templates side by side: rows of a matrix may lie so that few of them share a cache.
         vectors = whole.view(-1, *self._blocks).transpose(0, 1).contiguous()
         self._operand = from_dlpack(vectors.view(self._blocks[0], groups, size, lanes))
@@ -88,14 +81,14 @@ class GradientTemplates:
         """Float32 gradients ``[M, N]`` and rows ``[M, K]`` to gradients ``[M, K]``."""
         cut = RowTiles.of(len(x))
         tiles = (cut.tiles, cut.rows)
-        rows = pad_rows(self._in_vectors(x), cut.total).view(*tiles, *self._blocks)
-        grads = self._templates.pad(pad_rows(grad, cut.total)).view(*tiles, self._templates.groups, -1)
+        rows = lengthen(self._in_vectors(x), -2, cut.total).view(*tiles, *self._blocks)
+        grads = self._templates.pad(lengthen(grad, -2, cut.total)).view(*tiles, self._templates.groups, -1)
         y = torch.empty_like(rows)
         self._kernels(cut)(grads, rows, self._operand, y)
         return whole_rows(y, len(x), self._k)
 
     def _in_vectors(self, x: Tensor) -> Tensor:
-        return pad_columns(x, self._blocks[0] * self._blocks[1])
+        return lengthen(x, -1, self._blocks[0] * self._blocks[1])
 
 
 _templates, _gradient_templates = Operands(Templates), Operands(GradientTemplates)
@@ -109,7 +102,7 @@ def adder_linear(x: Tensor, weight: Tensor) -> Tensor:
     Raises:
         MissingKernelError: an operand is float64.
     """
-    _refuse_float64("adder_linear", x, weight)
+    refuse_float64("adder_linear", x, weight)
     return like_input(_templates.get((weight,), ()).distances(float_rows(x)), x)
 
 
@@ -121,11 +114,6 @@ def adder_input_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     Raises:
         MissingKernelError: an operand is float64.
     """
-    _refuse_float64("adder_input_gradient", x, weight)
+    refuse_float64("adder_input_gradient", x, weight)
     templates = _gradient_templates.get((weight,), ())
     return like_input(templates.gradient(float_rows(grad), float_rows(x)), x)
-
-
-def _refuse_float64(operator: str, *operands: Tensor) -> None:
-    if any(operand.dtype == torch.float64 for operand in operands):
-        raise MissingKernelError(f"{operator} has no kernel for float64: use float32, or PyTorch with kernels disabled")

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from shiftadd_transformers.operators.binary_attention import combined
 
-from ..kernels import Kernel
 from ..layouts.binary_attention import BinaryAttentionShape
-from ..layouts.matadd import lengthen
+from ..layouts.padding import lengthen
+from .heads import float_heads, like_heads, run_
 from .machine import machine
-from .missing import MissingKernelError
+from .missing import refuse_float64
 
 
 def binary_attention(
@@ -28,16 +28,15 @@ def binary_attention(
     Raises:
         MissingKernelError: operands are float64.
     """
-    if value.dtype == torch.float64:
-        raise MissingKernelError("binary_attention has no kernel for float64: use float32, or disable kernels")
+    refuse_float64("binary_attention", value)
     batch, heads, targets, width = query.shape
     if not (query.numel() and value.numel()):  # nothing is summed
         return combined(own.to(torch.float32), torch.zeros_like(own, dtype=torch.float32)).to(value.dtype)
     shape = BinaryAttentionShape.of(width, value.shape[3], binary, machine())
-    floats = [part.flatten(0, 1).to(torch.float32).contiguous() for part in (query, key)]
-    floats += [lengthen(part.flatten(0, 1).to(torch.float32), -1, shape.values).contiguous() for part in (value, own)]
+    floats = [float_heads(part) for part in (query, key)]
+    floats += [lengthen(float_heads(part), -1, shape.values) for part in (value, own)]
     # Comparing in float32 is comparing in the narrower type, for it holds all its values.
     floats += [t.to(query.dtype).to(torch.float32).repeat(batch) for t in (query_threshold, key_threshold)]
     y = torch.empty(batch * heads, targets, shape.values)
-    Kernel("binary_attention", shape, machine()).function()(*floats, y)
-    return y[..., : value.shape[3]].unflatten(0, (batch, heads)).to(value.dtype).contiguous()
+    run_("binary_attention", shape, *floats, y)
+    return like_heads(y[..., : value.shape[3]], value)

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from ..kernels import Kernel
 from ..layouts.head_distances import HeadDistancesShape
-from ..layouts.matadd import lengthen
+from ..layouts.padding import lengthen
+from .heads import float_heads, like_heads, run_
 from .machine import machine
-from .missing import MissingKernelError
+from .missing import refuse_float64
 
 
 def head_distances(query: Tensor, key: Tensor) -> Tensor:
     """See :func:`shiftadd_transformers.operators.head_distances`.
 
     Raises:
-        MissingKernelError: operands are not float32.
+        MissingKernelError: operands are float64.
     """
-    if query.element_size() != 4:
-        raise MissingKernelError(f"head_distances has no kernel for {query.dtype}: use float32, or disable kernels")
+    refuse_float64("head_distances", query)
     sources, shape = key.shape[1], HeadDistancesShape.of(key.shape[1], machine())
-    key = lengthen(key, -2, shape.width).contiguous()
-    y = query.new_empty(*query.shape[:2], key.shape[1])
-    if query.numel():
-        Kernel("head_distances", shape, machine()).function()(query.contiguous(), key, y)
-    else:
-        y.zero_()
-    return y[..., :sources].contiguous()
+    floats = [float_heads(query), lengthen(float_heads(key), -2, shape.width)]
+    y = torch.empty(*query.shape[:2], floats[1].shape[1])
+    run_("head_distances", shape, *floats, y)
+    return like_heads(y[..., :sources], query)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels import Kernel
-from ..layouts.matadd import lengthen
+from ..layouts.padding import lengthen
 from ..layouts.token_window import TokenWindowShape
+from .heads import float_heads, like_heads, run_
 from .machine import machine
-from .missing import MissingKernelError
+from .missing import refuse_float64
 
 
 def token_convolution(x: Tensor, taps: Tensor) -> Tensor:
@@ -31,13 +31,10 @@ def adder_window(x: Tensor, taps: Tensor) -> Tensor:
 
 
 def _window(name: str, x: Tensor, taps: Tensor, distance: bool) -> Tensor:
-    if x.dtype == torch.float64:
-        raise MissingKernelError(f"{name} has no kernel for float64: use float32, or disable kernels")
+    refuse_float64(name, x)
     batch, heads, length, width = x.shape
     shape = TokenWindowShape.of(width, distance, machine())
-    tokens = lengthen(x.flatten(0, 1).to(torch.float32), -1, shape.width).contiguous()
+    tokens = lengthen(float_heads(x), -1, shape.width)
     y = tokens.new_empty(batch * heads, length - taps.shape[1] + 1, shape.width)
-    if y.numel():
-        kernels = taps.to(torch.float32).repeat(batch, 1)
-        Kernel("token_window", shape, machine()).function()(tokens, kernels, y)
-    return y[..., :width].unflatten(0, (batch, heads)).to(x.dtype).contiguous()
+    run_("token_window", shape, tokens, taps.to(torch.float32).repeat(batch, 1), y)
+    return like_heads(y[..., :width], x)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..targets import Target
 from .activation import RowsShape
+from .padding import lengthen
 from .shift import block_count
 
 _SIGN = 0x80
@@ -135,19 +135,7 @@ def tile_templates(codes: Tensor, columns: RowsShape, shape: AdderInt8Shape) -> 
 
     Padding stands for zero, as does that of the activations.
     """
-    whole = columns.pad(pad_rows(codes, shape.blocks * shape.lanes))
+    whole = columns.pad(lengthen(codes, -2, shape.blocks * shape.lanes))
     raised = whole.view(torch.uint8) ^ _SIGN
     lanes = raised.view(shape.blocks, shape.lanes, shape.chunks, shape.width).transpose(1, 2)
     return lanes.reshape(shape.blocks, shape.chunks, shape.lanes * shape.width).contiguous()
-
-
-def pad_columns(values: Tensor, count: int) -> Tensor:
-    """``[R, K]`` with zeros beside it, ``count`` columns in all; the tensor itself where it has as many."""
-    missing = count - values.shape[1]
-    return F.pad(values, (0, missing)) if missing else values
-
-
-def pad_rows(values: Tensor, count: int) -> Tensor:
-    """``[R, K]`` with zeros behind it, ``count`` rows in all; the tensor itself where it has as many."""
-    missing = count - values.shape[0]
-    return F.pad(values, (0, 0, 0, missing)) if missing else values

@@ -3,15 +3,12 @@
 No operand is a weight. Both change with every call, and so does the number of tokens, so every axis of a kernel is
 free and one compiled kernel serves sentences of all lengths. Where tiles of rows or vectors of outputs do not divide a
 result, the last one overlaps its neighbour and computes some outputs twice: nothing as long as a result is padded or
-copied. Only what is shorter than one vector is padded, here.
+copied. Only what is shorter than one vector is padded.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch.nn.functional as F
-from torch import Tensor
 
 from ..targets import Target
 
@@ -74,14 +71,3 @@ class RegisterShape:
     def folded(self) -> bool:
         """Whether a table holds only those sums that add their last column; the others are their negatives."""
         return self.entries == 8
-
-
-def lengthen(tensor: Tensor, axis: int, size: int) -> Tensor:
-    """At least ``size`` long along an axis that is counted from behind; the tensor itself where it is.
-
-    >>> import torch
-    >>> lengthen(torch.ones(2, 3), -2, 4).shape
-    torch.Size([4, 3])
-    """
-    missing = size - tensor.shape[axis]
-    return tensor if missing <= 0 else F.pad(tensor, (0, 0) * (-axis - 1) + (0, missing))

@@ -56,9 +56,7 @@ class AdderAttention(AttentionCore):
         y = adder_attention(query, key, value, *self._settings(query, key, visibility))
         if not self.spec.identity or self.cross:
             return y
-        seen = visibility.seen()
-        own = value if seen is None else value * seen.unsqueeze(-1).to(value.dtype)
-        return y + self.window.own(own, query.shape[-2], visibility)
+        return y + self.window.own(visibility.zero_unseen(value), query.shape[-2], visibility)
 
     def weights(self, query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, scaling: float) -> Tensor:
         """The softmax, without the identity path."""

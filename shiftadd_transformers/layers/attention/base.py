@@ -86,6 +86,11 @@ class AttentionCore(nn.Module):
         raise NotImplementedError
 
     @property
+    def active(self) -> AttentionCore | None:
+        """The core that computes at present: this one, unless it stands for several. None is ordinary attention."""
+        return self
+
+    @property
     def query_heads(self) -> int:
         """Heads whose queries and keys it reads; they are the first ones."""
         return self.heads

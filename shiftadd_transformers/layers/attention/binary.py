@@ -26,7 +26,7 @@ from ...operators.ste import po2_scale_ste
 from ...specs.attention import BinaryLinearSpec
 from .base import AttentionCore
 from .codes import Binarizer
-from .softmax import masked_softmax
+from .softmax import visible_softmax
 from .visibility import Visibility
 
 
@@ -74,9 +74,7 @@ class BinaryLinearAttention(_BinaryCore):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, visibility: Visibility, scaling: float) -> Tensor:
         """See the module's formula; `scaling` has no meaning here, as the row norm cancels it."""
         _refuse_bias(visibility)
-        seen = visibility.seen()
-        if seen is not None:
-            value = value * seen.unsqueeze(-1).to(value.dtype)
+        value = visibility.zero_unseen(value)
         self.follow(query, key, visibility)
         targets = query.shape[-2]
         if self.cross:
@@ -144,7 +142,7 @@ class BinaryAttention(_BinaryCore):
         """The softmax itself."""
         self.follow(query, key, visibility)
         gain = po2_scale_ste(self.gain / math.sqrt(self.head_dim)).to(query.dtype)
-        return masked_softmax(self.pairs(query, key, binary=False) * gain.view(-1, 1, 1), visibility)
+        return visible_softmax(self.pairs(query, key, binary=False) * gain.view(-1, 1, 1), visibility)
 
     def counts(self, batch: int, targets: int, sources: int) -> OpCounts:
         """Codes, MatAdd, a shift per score, softmax, and the product with the values."""

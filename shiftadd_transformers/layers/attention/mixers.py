@@ -20,7 +20,7 @@ from ...specs import ShiftSpec
 from ...specs.attention import MixerSpec
 from ..shift import ShiftLinear
 from .base import AttentionCore
-from .softmax import masked_softmax
+from .softmax import dot_product_softmax
 from .visibility import Visibility
 
 
@@ -98,12 +98,10 @@ class TokenMixer(AttentionCore):
 
     def _shares(self, query: Tensor, key: Tensor, visibility: Visibility, scaling: float) -> Tensor:
         h = self.query_heads
-        return masked_softmax(query[:, :h] @ key[:, :h].mT * scaling, visibility.of_heads(h))
+        return dot_product_softmax(query[:, :h], key[:, :h], visibility.of_heads(h), scaling)
 
     def _mix(self, value: Tensor, targets: int, visibility: Visibility) -> Tensor:
-        seen = visibility.seen()
-        if seen is not None:
-            value = value * seen.unsqueeze(-1).to(value.dtype)
+        value = visibility.zero_unseen(value)
         if self.spec.op == "conv":
             return self.window.convolve(value, self.kernel(), targets, visibility)
         x = self.window.sources(value, targets, visibility)

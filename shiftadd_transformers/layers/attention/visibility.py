@@ -35,6 +35,11 @@ class Visibility:
             return None
         return self.allowed.any(dim=-2).any(dim=1, keepdim=True)
 
+    def zero_unseen(self, value: Tensor) -> Tensor:
+        """`value [B, H, S, E]` with zeros for the sources that no target sees; itself where all are seen."""
+        seen = self.seen()
+        return value if seen is None else value * seen.unsqueeze(-1).to(value.dtype)
+
     def same_for_all_targets(self, targets: int) -> bool:
         """Whether the mask hides padding and nothing else, told by its shape: a repeated row is not stored twice."""
         if self.allowed is None:
