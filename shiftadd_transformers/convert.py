@@ -28,18 +28,26 @@ from .layers.projections import NarrowProjection
 from .plan import Entry, Plan, dense_at, make_plan, resolve
 from .rules import Rule
 from .sites import matrix_shape, query_key_projections, separate_projections, sites
-from .specs import nearest
+from .specs import Spec, nearest
 
 Model = TypeVar("Model", bound=nn.Module)
 Rules = Sequence[Rule | Mapping[str, Any]]
+Maker = Callable[[str, nn.Module, Any], nn.Module]
+"""Name, dense layer and spec to the layer that takes its place."""
 
 
-def convert_(model: Model, plan: Plan | Rules) -> Model:
+def from_dense(name: str, dense: nn.Module, spec: Spec) -> nn.Module:
+    """The latent layer that starts from a dense one."""
+    return latent_type(spec).from_dense(dense, spec)
+
+
+def convert_(model: Model, plan: Plan | Rules, make: Maker = from_dense) -> Model:
     """Replace dense layers by latent operator layers that start from their values, and give attentions their cores.
 
     Args:
         model: Changed in place. What is converted already stays as it is, so a model may be converted in stages.
         plan: A plan made for this model, or rules to make one from.
+        make: Makes the layer for a name, a dense layer and a spec, if it is not to start from the dense one.
 
     Returns:
         The same model.
@@ -50,7 +58,7 @@ def convert_(model: Model, plan: Plan | Rules) -> Model:
     if not isinstance(plan, Plan):
         plan = make_plan(model, plan)
     entries = dict(check_plan(plan, model).values())
-    return _carry_out(model, entries, lambda dense, spec: latent_type(spec).from_dense(dense, spec))
+    return _carry_out(model, entries, make)
 
 
 def skeleton_(model: Model, plan: Plan, state: str) -> Model:
@@ -60,7 +68,7 @@ def skeleton_(model: Model, plan: Plan, state: str) -> Model:
     """
     kind = latent_type if state == "latent" else packed_type
     entries = dict(resolve(plan, model, from_checkpoint=True).values())
-    _carry_out(model, entries, lambda dense, spec: kind(spec).skeleton(dense, spec))
+    _carry_out(model, entries, lambda _, dense, spec: kind(spec).skeleton(dense, spec))
     if state == "packed":  # layers inside cores
         _swap_all(model, _names(model, LatentModule), lambda _, layer: twin(layer, packed_type(layer.spec)))
     return model
@@ -147,9 +155,9 @@ def _check_entry(name: str, entry: Entry, module: nn.Module) -> None:
         raise ValueError(f"the plan expects {name} to be {entry.shape} {what}, the model has {there}")
 
 
-def _carry_out(model: Model, entries: Mapping[str, Entry], make: Callable[[nn.Module, Any], nn.Module]) -> Model:
+def _carry_out(model: Model, entries: Mapping[str, Entry], make: Maker) -> Model:
     """Build all cores and layers before the first is put in place: a late refusal must leave the model whole."""
-    cores = {name: _core(name, model, entry) for name, entry in entries.items() if entry.spec.place == "attention"}
+    cores = {name: make_core(name, model, entry) for name, entry in entries.items() if entry.spec.place == "attention"}
     built: dict[nn.Module, nn.Module] = {}
     for name, core in cores.items():
         built |= _narrowed(name, model.get_submodule(name), core)
@@ -158,16 +166,21 @@ def _carry_out(model: Model, entries: Mapping[str, Entry], make: Callable[[nn.Mo
             dense = dense_at(model, name)
             projection = built.get(dense)
             if isinstance(projection, NarrowProjection):
-                projection.linear = _named(name, make, projection.linear, entry.spec)
+                projection.linear = _named(name, make, name, projection.linear, entry.spec)
             else:
-                built[dense] = _named(name, make, dense, entry.spec)
+                built[dense] = _named(name, make, name, dense, entry.spec)
     _put(model, built)
     for name, core in cores.items():
         model.get_submodule(name).core = core
     return model
 
 
-def _core(name: str, model: nn.Module, entry: Entry) -> AttentionCore:
+def make_core(name: str, model: nn.Module, entry: Entry) -> AttentionCore:
+    """The core of an entry for the attention of that name, with its first values.
+
+    Raises:
+        ValueError: It does not fit the attention.
+    """
     attention = model.get_submodule(name)
     weight = next(attention.parameters())
     causal, cross = bool(getattr(attention, "is_causal", False)), is_cross_attention(name)

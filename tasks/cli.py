@@ -52,12 +52,16 @@ def train(
     config: Annotated[Path, typer.Argument(help="A TOML file, or the name of a config that is shipped.")],
     overrides: Override = None,
     set_: Set = None,
+    plan: Annotated[
+        str | None, typer.Option(help="A plan's file, or one of a search: front.json#3. The same as plan.file=....")
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint of the run.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Throw away an earlier run in the same folder.")] = False,
     score: Annotated[bool, typer.Option(help="Score the test set at the end.")] = True,
 ) -> None:
     """Train a model as a config says; Ctrl-C leaves a checkpoint to resume from."""
-    settings = [*(overrides or ()), *(set_ or ())]
+    instead = [f"plan.file={plan}", "plan.rules=[]", "plan.stages=[]"] if plan else []
+    settings = [*(overrides or ()), *(set_ or ()), *instead]
     resolved = read_task_config(find_config(config), settings)
     again = " ".join(["shiftadd train", str(config), *settings, "--resume"])
     try:
@@ -69,6 +73,26 @@ def train(
         for name in ("model", "packed"):
             if (run.folder / name / "config.json").is_file():
                 report(run.folder, name, None, "test")
+
+
+@app.command()
+def search(
+    config: Annotated[Path, typer.Argument(help="A TOML file with [search], or the name of a config that is shipped.")],
+    overrides: Override = None,
+    set_: Set = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the search in the run folder.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Throw away an earlier search in the same folder.")] = False,
+) -> None:
+    """Find the best operator for each layer under a budget; Ctrl-C leaves everything to resume from."""
+    settings = [*(overrides or ()), *(set_ or ())]
+    resolved = read_task_config(find_config(config), settings)
+    from tasks.search.steps import run_search
+
+    again = " ".join(["shiftadd search", str(config), *settings, "--resume"])
+    try:
+        run_search(resolved, resume=resume, overwrite=overwrite)
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped}\ngo on with: {again}") from None
 
 
 @app.command()

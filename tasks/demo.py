@@ -10,7 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,7 @@ def build_report(
     scores: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Put scores, sizes, operation counts and energy together."""
+    from tasks.translation.cost import typical_batch
     from tasks.translation.data import load_split
     from tasks.translation.model import load_model
 
@@ -152,21 +153,6 @@ def build_report(
         "training": {"dense": _history(dense), "hybrid (fine-tuning)": _history(hybrid)},
         "settings": asdict(config),
     }
-
-
-def typical_batch(tokenizer: Any, pairs: Sequence[Any]) -> tuple[dict[str, Any], tuple[int, int]]:
-    """Model inputs of one sentence pair of the mean length, and that length in tokens."""
-    import torch
-
-    source = tokenizer([p.source for p in pairs])["input_ids"]
-    target = tokenizer(text_target=[p.target for p in pairs])["input_ids"]
-    lengths = tuple(round(sum(map(len, ids)) / len(ids)) for ids in (source, target))
-    batch = {
-        name: torch.full((1, length), 5, dtype=torch.long)
-        for name, length in zip(("input_ids", "decoder_input_ids"), lengths, strict=True)
-    }
-    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
-    return batch, (lengths[0], lengths[1])
 
 
 def summary(report: Mapping[str, Any]) -> str:

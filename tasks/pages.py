@@ -20,6 +20,8 @@ table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-variant-num
 th, td { padding: .35rem .6rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 tr.best { background: var(--soft); }
+td small { display: block; color: #888; white-space: nowrap; } details { margin: 1rem 0; }
+.warning { border-left: 4px solid #d9822b; background: #d9822b22; padding: .6rem 1rem; border-radius: 4px; }
 figure { margin: 1rem 0; background: #fff; border-radius: 8px; padding: .5rem; overflow-x: auto; }
 figure svg { max-width: 100%; height: auto; } figcaption { color: #555; font-size: .85rem; }
 code, .signature { font: .8rem ui-monospace, monospace; } .signature { color: #888; }

@@ -232,29 +232,33 @@ def make_optimizer(
 
 def _sorted_parameters(model: nn.Module) -> Iterator[tuple[nn.Parameter, str, float]]:
     """Each trainable parameter once, tied ones too, with its group and eta."""
-    special = {id(p): (name, eta) for module in model.modules() for p, name, eta in _special(module)}
+    special = {
+        id(module._parameters[tensor]): (name, eta)
+        for module in model.modules()
+        for tensor, name, eta in _special(module)
+        if module._parameters.get(tensor) is not None  # a supernet's layers borrow theirs
+    }
     for parameter in model.parameters():
         if parameter.requires_grad:
             plain = "decay" if parameter.ndim > 1 else "no_decay"
             yield parameter, *special.get(id(parameter), (plain, 0.0))
 
 
-def _special(module: nn.Module) -> Iterator[tuple[nn.Parameter, str, float]]:
+def _special(module: nn.Module) -> Iterator[tuple[str, str, float]]:
     """The parameters of a layer of ours that do not train like a dense weight."""
     if isinstance(module, TokenMixer):
         distances = module.spec.op != "conv"
-        yield module.taps, "adder" if distances else "no_decay", module.spec.eta if distances else 0.0
+        yield "taps", "adder" if distances else "no_decay", module.spec.eta if distances else 0.0
     if not isinstance(module, LatentModule):
         return
     spec = module.spec
     if isinstance(spec, AdderSpec):
-        yield module.get_parameter("weight"), "adder", spec.eta
+        yield "weight", "adder", spec.eta
     elif isinstance(spec, ShiftAddSpec):
-        yield module.get_parameter("adder_weight"), "adder", spec.eta
+        yield "adder_weight", "adder", spec.eta
     elif isinstance(spec, ShiftSpec) and spec.parametrization != "q":
         deepshift = spec.parametrization == "ps"
-        yield module.get_parameter("shift"), "shift" if deepshift else "reference", 0.0
-        yield module.get_parameter("sign"), "sign" if deepshift else "reference", 0.0
+        yield "shift", "shift" if deepshift else "reference", 0.0
+        yield "sign", "sign" if deepshift else "reference", 0.0
     for name in ("output_scale", "output_offset", "output_gain", "router", "router_bias", "alpha"):
-        if module._parameters.get(name) is not None:
-            yield module.get_parameter(name), "no_decay", 0.0
+        yield name, "no_decay", 0.0

@@ -26,13 +26,14 @@ from .quantizer import ShiftAddQuantizer
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def convert_(model: Model, plan: Plan | convert.Rules) -> Model:
+def convert_(model: Model, plan: Plan | convert.Rules, make: convert.Maker = convert.from_dense) -> Model:
     """Replace dense layers by latent operator layers, and give attentions their cores, in place.
 
     Args:
         model: Any module; a `PreTrainedModel` can be trained, saved and loaded as usual afterwards. One that is
             converted in part may be converted further.
         plan: A plan made for this model, or rules to make one from.
+        make: Makes the layer for a name, a dense layer and a spec, if it is not to start from the dense one.
 
     Returns:
         The same model.
@@ -44,7 +45,7 @@ def convert_(model: Model, plan: Plan | convert.Rules) -> Model:
         plan = make_plan(model, plan)
     if plan.has_cores:
         require_attention_interface(model)
-    convert.convert_(model, plan)
+    convert.convert_(model, plan, make)
     if isinstance(model, PreTrainedModel):
         if has_cores(model):
             use_cores_(model)

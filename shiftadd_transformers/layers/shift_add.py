@@ -7,6 +7,8 @@ cascade starts close to W. An identity in O's place would not do: an L1 distance
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -52,15 +54,14 @@ class ShiftAddLinear(FloatWeight):
     def start_from(self, weight: Tensor) -> None:
         """Rotate the dense weight into the shift half and back in the adder half."""
         n = weight.shape[0]
-        rotation = random_rotation(n, weight)
-        rotated = rotation.t() @ weight.detach().float()
         # The adder half expects inputs of unit variance; a power of two brings them there.
-        enlarge = torch.exp2(-torch.log2((rotated.norm() / n**0.5).clamp_min(1e-8)).round())
+        enlarge = 2.0 ** -round(math.log2(max(float(weight.detach().float().norm()) / n**0.5, 1e-8)))
+        rotation = random_rotation(n).to(weight.device)
         gain, scale = adder_gains(rotation / enlarge)
-        templates = rotation / enlarge * gain
+        rotated, templates = cascade_weights(weight.detach(), enlarge, gain)
         mean = expected_distance(templates)
         self.fill(
-            weight=(rotated * enlarge).to(weight.dtype),
+            weight=rotated.to(weight.dtype),
             adder_weight=templates.to(weight.dtype),
             output_scale=torch.full_like(weight[:, 0], scale),
             output_offset=(-scale * (mean - mean.mean())).to(weight.dtype),
@@ -179,11 +180,25 @@ class PackedShiftAddLinear(PackedModule):
         return _counts(self, rows)
 
 
-def random_rotation(n: int, like: Tensor) -> Tensor:
+@lru_cache(maxsize=16)
+def random_rotation(n: int) -> Tensor:
     """A fixed random orthogonal `[n, n]` float32 matrix: the same for every layer of a width, on any machine."""
-    noise = torch.randn(n, n, generator=torch.Generator().manual_seed(n))
-    rotation, triangle = torch.linalg.qr(noise)
-    return (rotation * triangle.diagonal().sign()).to(like.device)
+    with torch.inference_mode(False):  # whoever asks first must not decide how it may be used
+        noise = torch.randn(n, n, generator=torch.Generator().manual_seed(n), device="cpu")
+        rotation, triangle = torch.linalg.qr(noise)
+        return rotation * triangle.diagonal().sign()
+
+
+def cascade_weights(weight: Tensor, enlarge: float | Tensor, gain: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of the two halves that stand for a dense weight `[N, K]`: `OᵀW · enlarge` and `O / enlarge · gain`.
+
+    Args:
+        weight: Differentiable.
+        enlarge: Brings the shift half's outputs to unit variance.
+        gain: Of the templates, see `adder_gains`.
+    """
+    rotation = random_rotation(weight.shape[0]).to(weight.device)
+    return rotation.t() @ weight.float() * enlarge, rotation / enlarge * gain
 
 
 def _compose(weight: Tensor, templates: Tensor, scale: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tasks.errors import TaskError
+from tasks.search.config import SearchConfig
 from tasks.training import config as training
 
 
@@ -143,6 +144,7 @@ class ImageConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     plan: training.PlanConfig | None = None
+    search: SearchConfig | None = None
 
     def __post_init__(self) -> None:
         if self.augment.mixup and self.plan is not None and self.plan.distill is not None:

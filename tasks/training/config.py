@@ -68,15 +68,17 @@ class StageConfig:
         rules: as in `[plan]`; they see only the layers that earlier stages left dense.
         share: part of the steps, epochs or minutes; all stages together make 1.
         learning_rate: peak of this stage; none takes that of `[train]`.
+        file: a plan in the place of rules, as in `[plan]`.
     """
 
-    rules: tuple[dict[str, Any], ...]
-    share: float
+    rules: tuple[dict[str, Any], ...] = ()
+    share: float = 1.0
     learning_rate: float | None = None
+    file: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.rules or not 0 < self.share <= 1:
-            raise TaskError("each of [[plan.stages]] needs rules, and a share above 0 and at most 1")
+        if bool(self.rules) == bool(self.file) or not 0 < self.share <= 1:
+            raise TaskError("each of [[plan.stages]] needs rules or a file, and a share above 0 and at most 1")
         if self.learning_rate is not None and self.learning_rate <= 0:
             raise TaskError("plan.stages: learning_rate must be positive")
 
@@ -116,6 +118,7 @@ class PlanConfig:
     Args:
         rules: ordered tables, first match wins: `{role = "mlp.*", op = {kind = "shift", bits = 4}}`.
         stages: in the place of rules: convert and train several times, each stage on the result of the one before.
+        file: in the place of rules: a plan that `shiftadd plan` wrote, or one of a search, `front.json#3`.
         distill: learn from a dense teacher: the model from before the first stage, unless it names another.
         dynamics: learning rates, warm-up and freezing of single operators.
         pack: also write the packed model.
@@ -124,15 +127,17 @@ class PlanConfig:
 
     rules: tuple[dict[str, Any], ...] = ()
     stages: tuple[StageConfig, ...] = ()
+    file: str | None = None
     distill: DistillConfig | None = None
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     pack: bool = True
     protect: bool = True
 
     def __post_init__(self) -> None:
-        if self.rules and self.stages:
-            raise TaskError("[plan] has both rules and stages; put the rules into the first of [[plan.stages]]")
-        if not self.rules and not self.stages:
+        given = [name for name in ("rules", "stages", "file") if getattr(self, name)]
+        if len(given) > 1:
+            raise TaskError(f"[plan] has both {' and '.join(given)}; put the first into one of [[plan.stages]]")
+        if not given:
             raise TaskError("[plan] has no rules; add at least one [[plan.rules]] table, or leave [plan] out")
         shares = sum(stage.share for stage in self.stages)
         if self.stages and not math.isclose(shares, 1.0, abs_tol=1e-3):
@@ -140,8 +145,8 @@ class PlanConfig:
 
     @property
     def in_stages(self) -> tuple[StageConfig, ...]:
-        """The stages; rules alone are one."""
-        return self.stages or (StageConfig(self.rules, 1.0),)
+        """The stages; rules alone, or a file, are one."""
+        return self.stages or (StageConfig(self.rules, file=self.file),)
 
 
 class TaskConfig(Protocol):

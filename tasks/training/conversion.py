@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import TaskError
-from tasks.training.config import DynamicsConfig, PlanConfig, TrainConfig
+from tasks.training.config import DynamicsConfig, PlanConfig, StageConfig, TrainConfig
 
 
-def convert(model: Any, rules: Sequence[Mapping[str, Any]], *, protect: bool = True) -> Any:
+def convert(model: Any, stage: StageConfig, *, protect: bool = True) -> Any:
     """Swap dense layers for trainable (latent) shift-add layers, in place.
 
     Args:
         model: dense, or converted in part: rules see what is still dense.
-        rules: tables of `[plan]` or of one stage.
+        stage: whose rules or file say what becomes of it.
         protect: keep head layers dense.
 
     Returns:
         The resolved plan.
 
     Raises:
-        TaskError: a rule that the library refuses; its message proposes the nearest names.
+        TaskError: a rule or plan that the library refuses; its message proposes the nearest names.
     """
     from shiftadd_transformers import hf
 
-    plan = resolve(model, rules, protect=protect)
+    plan = read_plan(stage.file) if stage.file else resolve(model, stage.rules, protect=protect)
     try:
         hf.convert_(model, plan)
     except (ValueError, TypeError) as error:
@@ -48,9 +49,35 @@ def resolve(model: Any, rules: Sequence[Mapping[str, Any]], *, protect: bool = T
         raise TaskError(f"[plan]: {error}") from error
 
 
+def read_plan(place: str) -> Any:
+    """A plan from a file.
+
+    Args:
+        place: a plan's JSON; or a front of plans with the number of one, `front.json#3`.
+
+    Raises:
+        TaskError: no such file or number, or another kind of file.
+    """
+    from shiftadd_transformers import Plan
+
+    path, separator, number = place.partition("#")
+    if not Path(path).is_file():
+        raise TaskError(f"there is no plan {path}; a search writes front.json, `shiftadd plan --output` a single one")
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        points = data.get("points")
+        if points is None:
+            return Plan.from_dict(data)
+        if not separator or not number.isdigit() or int(number) >= len(points):
+            raise TaskError(f"{path} holds {len(points)} plans; say which: {path}#0 to #{len(points) - 1}")
+        return Plan.from_dict(points[int(number)]["plan"])
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise TaskError(f"{path} is neither a plan nor a front of plans ({error})") from error
+
+
 def resolve_stages(model: Any, stages: Sequence[Sequence[Mapping[str, Any]]]) -> list[Any]:
     """The plan of each stage, without any training; all stages but the last are carried out on the model."""
-    earlier = [convert(model, rules) for rules in stages[:-1]]
+    earlier = [convert(model, StageConfig(tuple(rules))) for rules in stages[:-1]]
     return [*earlier, resolve(model, stages[-1])]
 
 

@@ -70,6 +70,7 @@ def fit(
     loss: Loss | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    trainer_class: Callable[..., Trainer] = Trainer,
     label: str = "training",
     quiet: bool = False,
 ) -> Fit:
@@ -85,6 +86,7 @@ def fit(
         loss: in the place of the material's own.
         optimizer: AdamW without decay on biases and norms by default.
         callbacks: besides the material's own.
+        trainer_class: takes the arguments of the stock trainer by name.
         label: shown beside the progress bar.
         quiet: no progress bar.
 
@@ -98,10 +100,10 @@ def fit(
     schedule = Schedule(config.schedule, config.warmup_steps, steps)
     optimizer = optimizer or dense_optimizer(model, config)
     stop, pace = StopOnSignal(), Pace(schedule, config.max_minutes, config.max_steps)
-    trainer = Trainer(
-        model,
-        training_arguments(config, folder, seed, steps, material.batch_size),
-        material.collate,
+    trainer = trainer_class(
+        model=model,
+        args=training_arguments(config, folder, seed, steps, material.batch_size),
+        data_collator=material.collate,
         train_dataset=material.train,
         eval_dataset=material.validation,
         processing_class=material.companion,

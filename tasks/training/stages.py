@@ -70,21 +70,20 @@ def train_model(
     return result
 
 
-def stage_budget(train: TrainConfig, stage: StageConfig) -> TrainConfig:
-    """`[train]` with a stage's share of the steps, epochs and minutes, and its learning rate.
+def part_of(train: TrainConfig, share: float, learning_rate: float | None = None) -> TrainConfig:
+    """`[train]` with a share of the steps, epochs and minutes, and with another learning rate if one is given.
 
     Examples:
-        >>> stage = StageConfig(rules=({"op": "shift"},), share=0.25, learning_rate=1e-4)
-        >>> budget = stage_budget(TrainConfig(epochs=8, max_steps=100), stage)
+        >>> budget = part_of(TrainConfig(epochs=8, max_steps=100), 0.25, 1e-4)
         >>> budget.epochs, budget.max_steps, budget.learning_rate
         (2.0, 25, 0.0001)
     """
     return replace(
         train,
-        epochs=train.epochs * stage.share,
-        max_steps=None if train.max_steps is None else max(1, round(train.max_steps * stage.share)),
-        max_minutes=None if train.max_minutes is None else train.max_minutes * stage.share,
-        learning_rate=stage.learning_rate or train.learning_rate,
+        epochs=train.epochs * share,
+        max_steps=None if train.max_steps is None else max(1, round(train.max_steps * share)),
+        max_minutes=None if train.max_minutes is None else train.max_minutes * share,
+        learning_rate=learning_rate or train.learning_rate,
     )
 
 
@@ -123,8 +122,8 @@ def _train_stage(
     session: _Session, model: Any, plan: PlanConfig, stage: StageConfig, place: Path, teacher: Any, label: str
 ) -> Fit:
     """Convert what the stage's rules select, and train."""
-    conversion.convert(model, stage.rules, protect=plan.protect)
-    budget = stage_budget(session.config.train, stage)
+    conversion.convert(model, stage, protect=plan.protect)
+    budget = part_of(session.config.train, stage.share, stage.learning_rate)
     loss = conversion.distillation(model, teacher, plan)
     result = fit(
         model,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tasks.errors import TaskError
+from tasks.search.config import SearchConfig
 from tasks.training import config as training
 
 
@@ -137,3 +138,4 @@ class TranslationConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     plan: training.PlanConfig | None = None
+    search: SearchConfig | None = None
