@@ -110,8 +110,9 @@ def evolve(
     """Search a space for the plans that are best in all objectives.
 
     Objectives with a budget are measured first; where one is exceeded, the others are not measured. Each candidate is
-    evaluated once, however often it is proposed, also by several processes with the same storage and name. A study
-    that exists is continued. Ctrl-C ends the search with what there is.
+    evaluated once, however often it is proposed, also by several processes with the same storage and name; they take
+    over from one that dies, and each returns when all is evaluated. A study that exists is continued. Ctrl-C ends the
+    search with what there is.
 
     Args:
         space: What to choose from.
@@ -130,6 +131,7 @@ def evolve(
 
     Raises:
         ValueError: Settings do not fit each other or the study.
+        OSError: The storage is full or cannot be reached; the same call goes on once it can be written to.
 
     References:
         Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II, 2002, as in Optuna; You et al.,
@@ -141,8 +143,7 @@ def evolve(
     if evaluations < 1:
         raise ValueError(f"evaluations must be at least 1, not {evaluations}")
     proposer = SeededSampler(sampler, seed, population, distributions_of(space))
-    with opened(storage) as record:
-        ledger = Ledger(space, objectives, record, name, proposer)
+    with opened(storage) as record, Ledger(space, objectives, record, name, proposer) as ledger:
         if not ledger.study.get_trials(deepcopy=False):
             for candidate in dict.fromkeys(map(space.repair, starts or space.reference_points().values())):
                 ledger.enqueue(candidate)
@@ -151,9 +152,6 @@ def evolve(
             _run(ledger, min(evaluations, space.count()), seed, after)
         except KeyboardInterrupt:
             interrupted = True
-        finally:
-            if unfinished := ledger.drop():
-                ledger.enqueue(unfinished)
         return Result(ledger.objectives, tuple(ledger.points()), ledger.failures(), ledger.repeats(), interrupted)
 
 
@@ -179,7 +177,7 @@ def measure(objectives: Sequence[Objective], plan: Plan) -> tuple[dict[str, floa
 def _run(ledger: Ledger, most: int, seed: int, after: Callable[[Point], None] | None) -> None:
     """Take turns until so many candidates are evaluated, or none is left."""
     repeated = 0
-    while len(ledger.claimed()) < most:
+    while ledger.more(most):
         turn = ledger.begin(most)
         if turn.surplus:
             ledger.drop()
@@ -205,8 +203,7 @@ def _evaluate(ledger: Ledger, turn: Turn, after: Callable[[Point], None] | None)
     except Exception as error:
         ledger.fail(turn, f"{type(error).__name__}: {error}")
         return
-    ledger.complete(turn, scores, excess)
-    if after is not None:
+    if ledger.complete(turn, scores, excess) and after is not None:
         after(Point(turn.candidate, plan, scores, excess, turn.trial.number))
 
 
@@ -222,7 +219,7 @@ def _repeat(ledger: Ledger, turn: Turn) -> None:
 
 def _unclaimed(ledger: Ledger, rng: random.Random) -> Candidate | None:
     """A candidate that nobody has proposed; None if there is none, or none is found."""
-    claimed = ledger.claimed(queued=True)
+    claimed = ledger.claimed()
     if ledger.space.count() <= SMALL:
         left = [candidate for candidate in ledger.space.every() if candidate not in claimed]
         return rng.choice(left) if left else None

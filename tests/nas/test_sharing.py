@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import signal
 
 import pytest
-from nas.toys import Recorded, error, layers, stop_at
-
-from search import Objective, evolve
-
-FORK = multiprocessing.get_context("fork")
+from nas.toys import Recorded, stop_at
+from nas.workers import kill, search_in, started
 
 
 @pytest.fixture
@@ -18,17 +14,11 @@ def log(tmp_path):
     return tmp_path / "asked"
 
 
-def search_in(storage, log, evaluations, act=None):
-    objectives = [Objective("cost", Recorded(log, act)), Objective("error", error)]
-    return evolve(layers(3), objectives, evaluations=evaluations, storage=storage, population=6)
-
-
 def test_a_killed_process_claims_nothing(tmp_path, log):
     storage = tmp_path / "search.journal"
-    killed = FORK.Process(target=search_in, args=(storage, log, 20, stop_at(5, lambda: os._exit(9))))
-    killed.start()
+    killed = started(storage, log, 20, stop_at(5, kill))
     killed.join(60)
-    assert killed.exitcode == 9
+    assert killed.exitcode == -signal.SIGKILL
     result = search_in(storage, log, 20)
     assert len(result.points) == 20
     asked = Recorded(log).asked
@@ -36,12 +26,10 @@ def test_a_killed_process_claims_nothing(tmp_path, log):
     assert asked[4] in asked[5:]
 
 
-@pytest.mark.parametrize(("file", "evaluations"), [("search.db", 15), ("search.journal", 15), ("search.journal", 27)])
+@pytest.mark.parametrize(("file", "evaluations"), [("search.db", 9), ("search.journal", 15), ("search.journal", 27)])
 def test_two_processes_share_a_study_and_repeat_nothing(file, evaluations, tmp_path, log):
     storage = tmp_path / file
-    workers = [FORK.Process(target=search_in, args=(storage, log, evaluations)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
+    workers = [started(storage, log, evaluations) for _ in range(2)]
     for worker in workers:
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0, 0]
