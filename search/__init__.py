@@ -15,10 +15,22 @@ from __future__ import annotations
 
 from . import presets
 from .costs import CostTable, WholeCosts, measure_costs
-from .decisions import AtMost, Candidate, Decision, Same, SpecDecision, Vocabulary, at_most, choose, same
+from .decisions import (
+    AtMost,
+    Candidate,
+    Decision,
+    Same,
+    SizeDecision,
+    SpecDecision,
+    Vocabulary,
+    at_most,
+    choose,
+    same,
+)
 from .engine import Result, evolve, measure
 from .objectives import Objective, energy, latency, multiplications, operations, stored_bytes
 from .pareto import Front, Point, hypervolume
+from .sizes import Sizes, depth, heads, widths
 from .space import Space
 from .work import Work
 
@@ -32,6 +44,8 @@ __all__ = [
     "Point",
     "Result",
     "Same",
+    "SizeDecision",
+    "Sizes",
     "Space",
     "SpecDecision",
     "Vocabulary",
@@ -39,8 +53,10 @@ __all__ = [
     "Work",
     "at_most",
     "choose",
+    "depth",
     "energy",
     "evolve",
+    "heads",
     "hypervolume",
     "latency",
     "measure",
@@ -50,4 +66,5 @@ __all__ = [
     "presets",
     "same",
     "stored_bytes",
+    "widths",
 ]

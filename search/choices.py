@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shiftadd_transformers.convert import make_core
@@ -16,7 +17,8 @@ from shiftadd_transformers.layers.base import dense_bias, make_dense
 from shiftadd_transformers.plan import Entry
 from shiftadd_transformers.specs import SoftmaxSpec, Spec
 
-from .views import View, filled, stand_in, whole_layer
+from .leading import empty_core, leading, leading_part
+from .views import View, computed, filled, stand_in, whole_layer
 
 
 class ChoiceLinear(nn.Module):
@@ -31,6 +33,8 @@ class ChoiceLinear(nn.Module):
         weight: The shared tensor `[N, K]`; None without sharing.
         operators: One view, or one whole layer, per spec.
         chosen: Which of them computes.
+        size: `(N, K)` of what computes: the leading rows and columns. Zeros stand where more rows are expected.
+        outputs: How many rows are expected.
     """
 
     weight: nn.Parameter | None
@@ -40,7 +44,8 @@ class ChoiceLinear(nn.Module):
         super().__init__()
         weight, bias = dense_weight(dense).detach(), dense_bias(dense)
         self.specs, self.chosen = tuple(specs), 0
-        self._dense_type, self._shape = type(dense), weight.shape
+        self._dense_type, self.size, self.outputs = type(dense), tuple(weight.shape), weight.shape[0]
+        self._shape = weight.shape
         self.register_parameter("weight", nn.Parameter(weight.clone().contiguous()) if shared else None)
         make = View if shared else _separate
         self.operators = nn.ModuleList(make(spec, weight, bias) for spec in specs)
@@ -48,9 +53,15 @@ class ChoiceLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., K]` to `[..., N]`."""
-        operator = self.operators[self.chosen]
-        y: Tensor = operator(x) if self.weight is None else operator(x, self.weight)
-        return y
+        n, _ = self.size
+        if not n:
+            return x.new_zeros(()).expand(*x.shape[:-1], self.outputs)
+        operator: Any = self.operators[self.chosen]
+        if self.weight is None:
+            y = computed(x, operator, self.specs[self.chosen], torch.empty(self.size, device="meta"), {})
+        else:
+            y = operator(x, leading(self.weight, self.size))
+        return F.pad(y, (0, self.outputs - n)) if n < self.outputs else y
 
     def extracted(self, dense: nn.Module) -> nn.Module:
         """The chosen operator as a layer of its own, in the place of what `dense()` gave, or of its first rows."""
@@ -85,24 +96,29 @@ class ChoiceCore(AttentionCore):
     Attributes:
         cores: One per spec; nothing in the place of ordinary attention.
         chosen: Which of them computes.
+        left: How many heads there are at present; the leading ones.
     """
 
     cores: nn.ModuleList
     chosen: int
+    left: int
 
     @classmethod
     def of(cls, name: str, model: nn.Module, entry: Entry, specs: Sequence[Spec]) -> ChoiceCore:
         """Cores for the attention of that name, each with its first values."""
         made = [make_core(name, model, replace(entry, spec=spec)) if spec.changes else nn.Identity() for spec in specs]
         core = cls(SoftmaxSpec(), *entry.shape)
-        core.cores, core.chosen = nn.ModuleList(made), 0
+        core.cores, core.chosen, core.left = nn.ModuleList(made), 0, core.heads
         return core.train(model.training)
 
     @property
     def active(self) -> AttentionCore | None:
         """The chosen core; None is ordinary attention."""
-        core = self.cores[self.chosen]
-        return core if isinstance(core, AttentionCore) else None
+        core: Any = self.cores[self.chosen]
+        if not isinstance(core, AttentionCore) or self.left == self.heads:
+            return core if isinstance(core, AttentionCore) else None
+        part: AttentionCore = leading_part(core, empty_core(core, self.left))
+        return part
 
 
 Choice = ChoiceLinear | ChoiceCore

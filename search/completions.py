@@ -32,6 +32,7 @@ class Completions:
         watched: Per decision, the decisions that can leave it without effect; empty if none can. These are never
             watching others themselves.
         silencing: Per decision, the choices that leave those watching it without effect; it takes all the watched.
+        fixed: Decisions that are made already, with the one choice that they have.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class Completions:
         limits: Uses,
         watched: Sequence[frozenset[int]],
         silencing: Sequence[frozenset[int]],
+        fixed: Allowed | None = None,
     ) -> None:
         self.uses, self.limits, self.watched, self.silencing = uses, limits, watched, silencing
         self._one: Polynomial = {tuple(0 for _ in limits): 1}
-        self._all = {d: range(len(choices)) for d, choices in enumerate(uses)}
+        self._all: Allowed = {d: range(len(choices)) for d, choices in enumerate(uses)} | dict(fixed or {})
 
     def count(self) -> int:
         """How many candidates there are."""
@@ -56,16 +58,16 @@ class Completions:
         for number, component in enumerate(self._components):
             terms = self._terms[number]
             weights = {uses: ways * self._ways(number + 1, _minus(left, uses)) for uses, ways in terms.items()}
-            taken = _pick(weights, rng)
+            taken = pick(weights, rng)
             left = _minus(left, taken)
             for d in component:
                 options = {c: self._polynomial(component, {**allowed, d: (c,)}).get(taken, 0) for c in allowed[d]}
-                allowed[d] = (_pick(options, rng),)
+                allowed[d] = (pick(options, rng),)
         return tuple(allowed[d][0] for d in range(len(self.uses)))
 
     def repair(self, raw: Candidate) -> Candidate:
         """The candidate that a choice per decision stands for: earlier decisions keep what they chose if possible."""
-        return next(self._walk(lambda d: (raw[d], *(c for c in self._all[d] if c != raw[d]))))
+        return next(self._walk(lambda d: sorted(self._all[d], key=lambda c: c != raw[d])))
 
     def every(self) -> Iterator[Candidate]:
         """All of them."""
@@ -186,8 +188,12 @@ def _fits(uses: Uses, limits: Uses) -> bool:
     return all(used <= limit for used, limit in zip(uses, limits, strict=True))
 
 
-def _pick(weights: Mapping[Key, int], rng: random.Random) -> Key:
-    """A key with probability in proportion to its weight; big integers, no rounding."""
+def pick(weights: Mapping[Key, int], rng: random.Random) -> Key:
+    """A key with probability in proportion to its weight; big integers, no rounding.
+
+    >>> pick({"never": 0, "always": 3}, random.Random(0))
+    'always'
+    """
     ticket = rng.randrange(sum(weights.values()))
     for key, weight in weights.items():
         ticket -= weight

@@ -1,8 +1,9 @@
 """What does a plan cost? Every choice at every site measured once; a plan's cost is then a sum.
 
 A count names the module of everything that it finds, so a few forwards, each with another choice everywhere, measure
-all choices of all sites. What a site costs depends on the plan in one more way: an attention core may read half of the
-queries and keys, or none. So the table has a row per site, spec and share.
+all choices of all sites. What a site costs depends on the plan in two more ways: an attention core may read half of the
+queries and keys, or none, and sizes may be smaller. So the table has a row per site, spec, share and shape. What is
+between the sites of a layer has rows of its own, as smaller layers have less of it and left-out ones none.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ from operator import add
 
 from torch import nn
 
+from shiftadd_transformers.extents import Cuts
 from shiftadd_transformers.plan import Plan
+from shiftadd_transformers.sites import position
 from shiftadd_transformers.specs import DenseSpec, Spec
 
-from .decisions import SpecDecision
+from .decisions import Decision, SizeDecision, SpecDecision
 from .resolve import is_attention, query_share
 from .space import Space
 from .work import REST, Inputs, Work, count_parts
 
-Key = tuple[str, Spec, float]
-"""A site, what it became, and the share of it that the attention around reads."""
+Key = tuple[str, Spec, float, tuple[int, ...]]
+"""A site, what it became, the share of it that the attention around reads, and its shape.
+
+Or a layer as far as it is no site, with the sizes in it."""
 
 Price = Callable[[Work], float]
 """A number that adds up over the parts of a model."""
@@ -36,7 +41,7 @@ class CostTable:
 
     Args:
         space: Whose plans.
-        works: Per site, spec and share.
+        works: Per site, spec, share and shape.
     """
 
     def __init__(self, space: Space, works: Mapping[Key, Work]) -> None:
@@ -64,6 +69,7 @@ class CostTable:
             if key not in self.works:
                 raise ValueError(
                     f"the cost of {key[1]} at {key[0]} was not measured: the space does not offer it there"
+                    + (f" with sizes {key[3]}" if plan.sizes else "")
                 )
         return keys
 
@@ -90,7 +96,7 @@ class WholeCosts:
         return self._counted(plan.to_json())
 
     def _count(self, plan: str) -> Work:
-        return reduce(add, count_parts(self._model, Plan.from_json(plan), self._inputs, self.space.frame).values())
+        return reduce(add, count_parts(self._model, Plan.from_json(plan), self._inputs, places_of(self.space)).values())
 
 
 Costs = CostTable | WholeCosts
@@ -119,7 +125,7 @@ def measure_costs(space: Space, model: nn.Module, inputs: Inputs, *, checks: int
     compared = (space.to_plan(space.sample(rng)) for _ in range(checks))
     for plans in (missing, [_staggered(space)], compared):
         for plan in plans:
-            parts = count_parts(model, plan, inputs, space.frame)
+            parts = count_parts(model, plan, inputs, places_of(space))
             for key in keys_of(space, plan):
                 if works.setdefault(key, parts[key[0]]) != parts[key[0]]:
                     warnings.warn(_WHOLE.format(key[0] or "what lies outside of all sites"), stacklevel=2)
@@ -133,31 +139,69 @@ _WHOLE = (
 )
 
 
+def places_of(space: Space) -> list[str]:
+    """What has rows in the table: every site, and layers where sizes are decided."""
+    return [*space.frame, *filter(None, _layers(space))]
+
+
 def keys_of(space: Space, plan: Plan) -> list[Key]:
     """The rows of the table that a plan's cost is the sum of."""
-    there = plan.converted
-    keys: list[Key] = [(REST, DenseSpec(), 1.0)]
-    for name, entry in space.frame.items():
+    there, cuts = plan.converted, Cuts.to(plan.sizes, space.extents)
+    keys: list[Key] = [
+        (layer, DenseSpec(), 1.0, tuple(plan.sizes.get(name, space.extents[name].size) for name in extents))
+        for layer, extents in _layers(space).items()
+        if not cuts.lacks(layer)
+    ]
+    for name, shape in cuts.shapes_after({name: entry.shape for name, entry in space.frame.items()}).items():
         attention = space.readers.get(name)
         share = query_share(there.get(attention, DenseSpec())) if attention else 1.0
-        keys.append((name, there.get(name, entry.spec), share))
+        keys.append((name, there.get(name, space.frame[name].spec), share, shape))
     return keys
 
 
-def _rounds(space: Space) -> Iterator[Plan]:
-    """Plans in which every row of the table occurs: each choice of cores beside each choice of layers.
+def _layers(space: Space) -> dict[str, list[str]]:
+    """Layers in which something can be smaller, or which can be left out, and the extents in each.
 
-    The limits of the space do not matter here, as these plans are only counted.
+    `REST` has those that are in no layer.
     """
-    decisions = [d if isinstance(d, SpecDecision) else None for d in space.decisions]
-    cores = [d is not None and is_attention(space.frame[d.sites[0]]) for d in decisions]
+    layers: dict[str, list[str]] = {REST: []}
+    for name, extent in space.extents.items():
+        if extent.kind == "depth":
+            for layer in range(extent.size):
+                layers.setdefault(f"{name}.{layer}", [])
+        else:
+            stack, index = position(name)
+            layers.setdefault(f"{stack}.{index}" if stack else REST, []).append(name)
+    return layers
+
+
+def _rounds(space: Space) -> Iterator[Plan]:
+    """Plans in which every row of the table occurs: each choice of cores and layers beside each choice of sizes.
+
+    The limits of the space do not matter here, as these plans are only counted; whole stacks have all layers.
+    """
+    kinds = [_kind(space, d) for d in space.decisions]
     most = {
-        kind: max((len(d.values) for d, c in zip(decisions, cores, strict=True) if d and c == kind), default=1)
-        for kind in (True, False)
+        kind: max((len(d.values) for d, own in zip(space.decisions, kinds, strict=True) if own == kind), default=1)
+        for kind in ("core", "layer", "width", "heads")
     }
-    pairs = product(range(most[True]), range(most[False]))
-    for core, layer in sorted(pairs, key=lambda pair: (pair[0] != pair[1], pair)):  # the diagonal tells most
-        yield _wrapped(space, [core if is_core else layer for is_core in cores])
+    combinations = (dict(zip(most, choices, strict=True)) for choices in product(*map(range, most.values())))
+    # The diagonal tells most.
+    for chosen in sorted(combinations, key=lambda c: (len(set(c.values())) > 1, tuple(c.values()))):
+        wanted = [
+            d.largest if isinstance(d, SizeDecision) and kind == "depth" else chosen.get(kind, 0)
+            for d, kind in zip(space.decisions, kinds, strict=True)
+        ]
+        yield _wrapped(space, wanted)
+
+
+def _kind(space: Space, decision: Decision) -> str:
+    """What a decision is about."""
+    if isinstance(decision, SizeDecision):
+        return space.extents[decision.extents[0]].kind
+    if isinstance(decision, SpecDecision) and is_attention(space.frame[decision.sites[0]]):
+        return "core"
+    return "layer"
 
 
 def _staggered(space: Space) -> Plan:

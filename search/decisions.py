@@ -66,8 +66,38 @@ class SpecDecision(Decision):
         return next((index for index, found in enumerate(kinds) if found), None)
 
 
+@dataclass(frozen=True)
+class SizeDecision(Decision):
+    """How much of something stays: the width of feed-forwards, the heads of attentions, the depth of stacks.
+
+    Args:
+        name: Unique in its space.
+        values: Sizes; the largest is the model's own.
+        extents: What gets the size, by name.
+    """
+
+    values: tuple[int, ...]
+    extents: tuple[str, ...] = ()
+
+    @property
+    def largest(self) -> int:
+        """The choice that leaves the model as large as it is."""
+        return self.values.index(max(self.values))
+
+    @property
+    def smallest(self) -> int:
+        """The choice that leaves least."""
+        return self.values.index(min(self.values))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"name": self.name, "sizes": list(self.values), "extents": list(self.extents)}
+
+
 def decision_from_dict(data: Mapping[str, Any]) -> Decision:
     """Rebuild a decision from its JSON form."""
+    if "sizes" in data:
+        return SizeDecision(data["name"], tuple(data["sizes"]), tuple(data["extents"]))
     if "specs" not in data:
         return Decision(data["name"], tuple(data["values"]))
     return SpecDecision(data["name"], tuple(spec_from_dict(spec) for spec in data["specs"]), tuple(data["sites"]))

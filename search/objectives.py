@@ -10,8 +10,8 @@ from shiftadd_transformers.cost import CostReport
 from shiftadd_transformers.cost.latency import LatencyTable
 from shiftadd_transformers.plan import Plan
 
+from .calibration import Calibration, table_us
 from .costs import Costs
-from .work import Work
 
 Direction = Literal["minimise", "maximise"]
 
@@ -83,27 +83,24 @@ def stored_bytes(costs: Costs, budget: float | None = None) -> Objective:
     return Objective("stored bytes", costs.priced(lambda work: work.stored_bytes), unit="B", budget=budget)
 
 
-def latency(costs: Costs, table: LatencyTable, budget: float | None = None) -> Objective:
-    """Microseconds of all linear layers, one after the other, as they were measured on a machine.
+def latency(
+    costs: Costs, table: LatencyTable, budget: float | None = None, *, calibration: Calibration | None = None
+) -> Objective:
+    """Microseconds of all linear layers and attentions, one after the other, as they were measured on a machine.
 
-    Attention cores, normalisations and embeddings are not in it.
+    Normalisations, embeddings and what the framework spends are not in a table: a calibration adds them.
 
     Args:
-        costs: Says which layers a plan has, and for how many rows.
-        table: Measured times; rows beyond the measured numbers are errors.
+        costs: Says which layers and attentions a plan has, and of which sizes.
+        table: Measured times; rows and tokens beyond the measured numbers are errors.
         budget: Microseconds that are acceptable.
+        calibration: Of whole models of this kind, see `calibrate`: microseconds are then those of a whole forward.
 
     Raises:
-        ValueError: The table lacks an operator or a shape.
+        ValueError: The table lacks an operator or a shape; the calibration is of another model or another machine.
     """
-
-    def price(work: Work) -> float:
-        try:
-            return sum(table.us(spec, m.rows, m.in_features, m.out_features) for spec, m in work.linears)
-        except KeyError as error:
-            raise ValueError(
-                f"the latency table cannot price the space: {error.args[0]}. Measure it with `shiftadd profile "
-                "kernels` (its options name operators, shapes and rows), or leave the choice out of the space"
-            ) from None
-
-    return Objective("latency of linear layers", costs.priced(price), unit="µs", budget=budget)
+    summed = costs.priced(lambda work: table_us(work, table))
+    if calibration is None:
+        return Objective("latency of layers and attentions", summed, unit="µs", budget=budget)
+    calibration.require(costs, table)
+    return Objective("latency", lambda plan: calibration.us(summed(plan)), unit="µs", budget=budget)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from torch import nn
 
+from shiftadd_transformers.extents import Extent, extents
+from shiftadd_transformers.sites import position
 from shiftadd_transformers.specs import (
     AdderAttentionSpec,
     AdderSpec,
@@ -16,10 +20,11 @@ from shiftadd_transformers.specs import (
 )
 
 from .decisions import choose
+from .sizes import Sizes, depth, heads, widths
 from .space import Space
 
 
-def translation(model: nn.Module, *, kernel_size: int = 7) -> Space:
+def translation(model: nn.Module, *, kernel_size: int = 7, sizes: bool = False) -> Space:
     """The block operators of ShiftAddNAS for an encoder-decoder, and feed-forward layers dense or shift.
 
     Seven operators per encoder self-attention: softmax, a token mixer (convolution, adder, shift-adder), or half and
@@ -28,13 +33,15 @@ def translation(model: nn.Module, *, kernel_size: int = 7) -> Space:
     Args:
         model: Marian, BART, T5, Whisper, ...
         kernel_size: Tokens that a mixer sees; odd.
+        sizes: Also search those of HAT: feed-forwards of a third, two thirds or all of their width, half of the heads
+            or all, and any number of decoder layers.
 
     Returns:
         The space.
 
     References:
-        You et al., ShiftAddNAS, ICML 2022, the space for translation. Differs: widths, heads, numbers of layers and
-        the span of encoder layers stay as the model has them; feed-forward layers may be shifts.
+        You et al., ShiftAddNAS, ICML 2022, the space for translation; Wang et al., HAT, ACL 2020. Differs: the width
+        of the tokens and the span of encoder layers stay as the model has them; feed-forward layers may be shifts.
     """
     whole = [MixerSpec(op, kernel_size=kernel_size) for op in ("conv", "add", "shift_add")]
     halves = [MixerSpec(op, attention=True, kernel_size=kernel_size) for op in ("conv", "add", "shift_add")]
@@ -44,8 +51,28 @@ def translation(model: nn.Module, *, kernel_size: int = 7) -> Space:
             choose([SoftmaxSpec(), *whole, *halves], "encoder.*", role="attn.self"),
             choose([SoftmaxSpec(), *halves], "decoder.*", role="attn.self"),
             choose([DenseSpec(), ShiftSpec()], role="mlp.*", together="layer"),
+            *(_sizes(model) if sizes else []),
         ],
     )
+
+
+def _sizes(model: nn.Module) -> list[Sizes]:
+    """HAT's, for each stack of a model."""
+    found = sorted(extents(model)[0].values(), key=_place)
+    written = []
+    for (kind, stack, own), _ in groupby(found, key=_place):
+        if kind == "width":
+            written.append(widths(sorted({max(1, own // 3), max(1, 2 * own // 3), own}), f"{stack}.*"))
+        elif kind == "heads" and own % 4 == 0:  # half of half of them may be a mixer's
+            written.append(heads([own // 2, own], f"{stack}.*"))
+        elif kind == "depth" and "decoder" in stack:
+            written.append(depth(range(1, own + 1), stack))
+    return written
+
+
+def _place(extent: Extent) -> tuple[str, str, int]:
+    stack = extent.name if extent.kind == "depth" else position(extent.name)[0]
+    return extent.kind, stack, extent.size
 
 
 def vit(model: nn.Module, *, kernel_size: int = 9) -> Space:

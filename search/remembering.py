@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,9 +33,10 @@ def remembered(objective: Objective, path: Path) -> Objective:
         key = hashlib.sha256(plan.to_json().encode()).hexdigest()
         if key not in known:
             known[key] = float(objective.measure(plan))
-            with path.open("a", encoding="utf-8") as file:
-                # A line of its own, even behind half a line.
-                file.write("\n" + json.dumps({"plan": key, "objective": objective.name, "score": known[key]}) + "\n")
+            row = json.dumps({"plan": key, "objective": objective.name, "score": known[key]})
+            # A score that cannot be kept (the disk is full) is still a score: the study decides whether to go on.
+            with suppress(OSError), path.open("a", encoding="utf-8") as file:
+                file.write(f"\n{row}\n")  # a line of its own, even behind half a line
         return known[key]
 
     return replace(objective, measure=measure)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
-from shiftadd_transformers.plan import Entry, make_plan
+from shiftadd_transformers.plan import Entry
+from shiftadd_transformers.planning import make_plan
 from shiftadd_transformers.sites import Site, separate_projections, sites
 from shiftadd_transformers.specs import MixerSpec, SoftmaxSpec, Spec, nearest
 
-from .decisions import Decision, Same, SpecDecision, Vocabulary, named
+from .decisions import Decision, Same, SizeDecision, SpecDecision, Vocabulary, named
+from .sizes import Sizes
 
 Frame = Mapping[str, Entry]
 """Every site of a model in module order, as it is: dense layers and softmax attentions."""
@@ -49,8 +52,8 @@ def query_share(spec: Spec) -> float:
     return 1.0
 
 
-def decisions_of(model: nn.Module, vocabularies: Sequence[Vocabulary], frame: Frame) -> list[Decision]:
-    """Group the sites that each vocabulary selects; the first that selects a site decides it.
+def decisions_of(model: nn.Module, vocabularies: Sequence[Vocabulary | Sizes], frame: Frame) -> list[Decision]:
+    """Group the sites that each vocabulary of operators selects; the first that selects a site decides it.
 
     Raises:
         ValueError: A vocabulary selects nothing, only protected layers, or only what earlier ones decide.
@@ -58,6 +61,8 @@ def decisions_of(model: nn.Module, vocabularies: Sequence[Vocabulary], frame: Fr
     free = {s.name: s for s in sites(model) if not frame[s.name].reason.startswith("protected")}
     decisions: list[Decision] = []
     for number, vocabulary in enumerate(vocabularies, start=1):
+        if isinstance(vocabulary, Sizes):
+            continue
         rules = vocabulary.rules()
         for rule in rules:
             _insist(model, number, rule.to_dict())
@@ -91,6 +96,23 @@ def _refuse_crossed(number: int, vocabulary: Vocabulary, site: Site) -> None:
         )
 
 
+def refuse_halved(decisions: Sequence[Decision]) -> None:
+    """Insist that attentions that may have one head alone are not offered to attend with half of their heads.
+
+    Raises:
+        ValueError: There is such an attention.
+    """
+    single = {name for d in decisions if isinstance(d, SizeDecision) and 1 in d.values for name in d.extents}
+    for decision in decisions:
+        specs = decision.values if isinstance(decision, SpecDecision) else ()
+        halves = [spec for spec in specs if 0 < query_share(spec) < 1]
+        for site in decision.sites if isinstance(decision, SpecDecision) and halves else ():
+            if site in single:
+                raise ValueError(
+                    f"one head of {site} cannot be halved by {halves[0]}; leave out 1 from its heads, or the operator"
+                )
+
+
 def _grouped(vocabulary: Vocabulary, selected: Iterable[Site], taken: set[str]) -> list[Decision]:
     groups: dict[str, list[str]] = {}
     for site in selected:
@@ -120,12 +142,21 @@ def joined(decisions: Sequence[Decision], constraint: Same) -> list[Decision]:
         if not any(named(name, pattern) for name in names):
             raise ValueError(f"same({pattern!r}) fits no decision; {nearest(pattern, names)}")
     found = [d for d in decisions if any(named(d.name, pattern) for pattern in constraint.groups)]
-    groups = [d for d in found if isinstance(d, SpecDecision)]
-    if len({d.values for d in found}) > 1 or len(groups) < len(found):
+    if len({(type(d), d.values) for d in found}) > 1 or type(found[0]) is Decision:
         offers = "; ".join(f"{d.name}: {', '.join(d.labels)}" for d in found)
         raise ValueError(f"decisions that are to be the same must offer the same choices in the same order: {offers}")
-    whole = SpecDecision(groups[0].name, groups[0].values, tuple(site for d in groups for site in d.sites))
-    return [whole if d is groups[0] else d for d in decisions if d is groups[0] or d not in groups]
+    whole = _merged(found)
+    return [whole if d is found[0] else d for d in decisions if d is found[0] or d not in found]
+
+
+def _merged(decisions: Sequence[Decision]) -> Decision:
+    """One decision about all that these are about, under the first one's name."""
+    first = decisions[0]
+    if isinstance(first, SizeDecision):
+        extents = tuple(name for d in decisions if isinstance(d, SizeDecision) for name in d.extents)
+        return replace(first, extents=extents)
+    sites = tuple(name for d in decisions if isinstance(d, SpecDecision) for name in d.sites)
+    return SpecDecision(first.name, first.values, sites)
 
 
 def silencing_of(decision: Decision) -> frozenset[int]:
@@ -135,14 +166,25 @@ def silencing_of(decision: Decision) -> frozenset[int]:
 
 
 def watched_of(
-    decisions: Sequence[Decision], readers: Mapping[str, str], silencing: Sequence[frozenset[int]]
+    decisions: Sequence[Decision],
+    readers: Mapping[str, str],
+    silencing: Sequence[frozenset[int]],
+    lacks: Callable[[str], bool],
 ) -> list[frozenset[int]]:
-    """Per decision, those that can together leave it without effect: of all attentions that read its modules."""
+    """Per decision, those that can together leave it without effect: of all attentions that read its modules.
+
+    Args:
+        decisions: What is decided.
+        readers: Query and key projections → the attention that reads them.
+        silencing: Per decision, the choices that read no queries and keys.
+        lacks: Whether a module is in a layer that is left out.
+    """
     deciders = {site: i for i, d in enumerate(decisions) if isinstance(d, SpecDecision) for site in d.sites}
     watched = []
     for decision in decisions:
-        sites = decision.sites if isinstance(decision, SpecDecision) else ()
-        found = [deciders.get(readers[site]) if site in readers else None for site in sites]
+        own = decision.sites if isinstance(decision, SpecDecision) else ()
+        left = [site for site in own if not lacks(site)]
+        found = [deciders.get(readers[site]) if site in readers else None for site in left]
         able = [i for i in found if i is not None and silencing[i]]
         watched.append(frozenset(able) if len(able) == len(found) else frozenset[int]())
     return watched

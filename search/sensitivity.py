@@ -15,6 +15,7 @@ from itertools import pairwise
 from shiftadd_transformers.plan import Plan
 
 from .decisions import Candidate
+from .objectives import Objective
 from .space import Space
 
 Number = Callable[[Plan], float]
@@ -81,6 +82,33 @@ class Sensitivity:
     def _cheapest(self, price: float) -> Candidate:
         choices = [min(range(len(row)), key=lambda c: row[c][0] + price * row[c][1]) for row in self.changes]
         return self.space.repair(choices)
+
+
+def warm_starts(
+    space: Space, quality: Objective, cost: Objective, evaluations: int, count: int = 16
+) -> list[Candidate]:
+    """Where a search begins: uniform plans, each single change of the dense one, and the plans that these promise.
+
+    All of them are evaluations of the search like any other, so `quality` should remember what it measured (see
+    `remembered`). Without room for them, the uniform plans alone.
+
+    Args:
+        space: What is searched.
+        quality: What plans are good at.
+        cost: What they are to save.
+        evaluations: How many the search may make.
+        count: Plans from the predictions.
+    """
+    base, uniform = space.uniform("dense"), list(space.reference_points().values())
+    singles = [base, *space.neighbours(base)]
+    if len(singles) + len(uniform) + count > evaluations:
+        return uniform
+    found = Sensitivity.measured(space, _to_minimise(quality), _to_minimise(cost), base)
+    return [*uniform, *singles, *found.starts(count)]
+
+
+def _to_minimise(objective: Objective) -> Number:
+    return lambda plan: objective.sign * objective.measure(plan)
 
 
 def _turning_points(row: Sequence[tuple[float, float]]) -> list[float]:

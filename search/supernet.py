@@ -1,26 +1,31 @@
 """How are thousands of plans compared without training each? One network that holds them all.
 
 A supernet is a model in which every place that a space decides holds all of its choices. The operators of a linear
-layer share one stored tensor (`views`); attention cores are small and stand side by side. Choosing a candidate makes
-the model compute its plan; extracting it gives the converted model with these weights.
+layer share one stored tensor (`views`), smaller sizes are the leading part of the larger ones (`leading`), and
+attention cores are small and stand side by side. Choosing a candidate makes the model compute its plan; extracting it
+gives the converted model with these weights.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from shiftadd_transformers.convert import outputs_read
+from shiftadd_transformers.extents import Cuts
 from shiftadd_transformers.hf import convert_
 from shiftadd_transformers.hf.attention import use_cores_
+from shiftadd_transformers.layers.attention import set_heads_
 from shiftadd_transformers.plan import Plan
-from shiftadd_transformers.specs import Spec, nearest
+from shiftadd_transformers.specs import DenseSpec, Spec, nearest
 
 from .choices import Choice, ChoiceCore, ChoiceLinear
 from .decisions import SpecDecision
+from .leading import LeadingLayers
 from .objectives import Direction, Objective
 from .resolve import is_attention
 from .space import Space
@@ -44,9 +49,9 @@ class Supernet:
         ValueError: The space is for another model, or an operator does not fit a layer.
 
     References:
-        You et al., ShiftAddNAS, ICML 2022, heterogeneous weight sharing; Wang et al., HAT, ACL 2020. Differs: the
-        dense layers take part in the sharing; every operator has a bias of its own, and adders and cascades their
-        scales and offsets.
+        You et al., ShiftAddNAS, ICML 2022, heterogeneous weight sharing; Wang et al., HAT, ACL 2020, sizes as leading
+        parts. Differs: the dense layers take part in the sharing; every operator has a bias of its own, and adders
+        and cascades their scales and offsets.
 
     >>> from search import choose
     >>> toy = nn.Sequential(nn.Linear(8, 8))
@@ -64,9 +69,11 @@ class Supernet:
         self.dense_parameters = sum(p.numel() for p in model.parameters())
         self.model: Any = copy.deepcopy(model)
         self._attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
-        self._choices = {site: self._hold(site, specs) for site, specs in _offers(space)}
+        self._choices = {site: self._hold(site, specs) for site, specs in _offers(space).items()}
         if any(isinstance(choice, ChoiceCore) for choice in self._choices.values()):
             use_cores_(self.model)
+        for stack in (e.name for e in space.extents.values() if e.kind == "depth"):
+            self.model.set_submodule(stack, LeadingLayers(cast(nn.ModuleList, self.model.get_submodule(stack))))
         self.choose(space.repair([0] * len(space.decisions)))
 
     @property
@@ -79,6 +86,7 @@ class Supernet:
         for decision, choice in zip(self.space.decisions, self.space.canonical(candidate), strict=True):
             for site in decision.sites if isinstance(decision, SpecDecision) else ():
                 self._choices[site].chosen = choice
+        self._resize(self.space.cuts(candidate))
         return self
 
     def extract(self, candidate: Sequence[int]) -> Any:
@@ -86,13 +94,34 @@ class Supernet:
 
         It computes what the supernet computes after `choose(candidate)`; it is trained, packed and saved like any.
         """
-        self.choose(candidate)
-        model = self._dense()
+        model, cuts = self.choose(candidate)._dense(), self.space.cuts(candidate)
         convert_(model, self.space.to_plan(candidate), lambda name, dense, _: self._layer(name).extracted(dense))
         for site, choice in self._choices.items():
-            if isinstance(choice, ChoiceCore) and choice.active is not None:
+            if isinstance(choice, ChoiceCore) and choice.active is not None and not cuts.lacks(site):
                 model.get_submodule(site).core.load_state_dict(choice.active.state_dict())
         return model.train(self.model.training)
+
+    def _resize(self, cuts: Cuts) -> None:
+        """Let the model compute with the leading part of what is cut."""
+        shapes = cuts.shapes_after({name: entry.shape for name, entry in self.space.frame.items()})
+        for name, extent in self.space.extents.items():
+            if extent.kind == "depth":
+                self.model.get_submodule(name).depth = cuts.sizes.get(name, extent.size)
+            elif extent.kind == "heads":
+                set_heads_(self.model.get_submodule(name), cuts.sizes.get(name, extent.size))
+        left = [(site, choice, shapes[site]) for site, choice in self._choices.items() if site in shapes]
+        for _, choice, (h, _) in left:
+            if isinstance(choice, ChoiceCore):
+                choice.left = h
+        for site, choice, (n, k) in left:  # now that cores know what they read
+            if isinstance(choice, ChoiceLinear):
+                choice.size, choice.outputs = (self._read(site, n), k), n
+
+    def _read(self, site: str, outputs: int) -> int:
+        """How many outputs of a layer are read: an attention's core may leave queries and keys."""
+        attention = self._choices.get(self.space.readers.get(site, ""))
+        core = attention.active if isinstance(attention, ChoiceCore) else None
+        return outputs_read(core, outputs) if core is not None else outputs
 
     def extract_plan(self, plan: Plan) -> Any:
         """The model of a plan of the space."""
@@ -138,12 +167,17 @@ class Supernet:
         return cast(ChoiceLinear, self._choices[name])
 
     def _dense(self) -> Any:
-        """A dense model with the supernet's weights."""
+        """A dense model of full size with the supernet's weights."""
         # A deep copy takes what its memo holds in the place of what it meets.
         memo: dict[int, Any] = {
             id(choice): choice.dense() for choice in self._choices.values() if isinstance(choice, ChoiceLinear)
         }
         model = copy.deepcopy(self.model, memo)
+        for name, extent in self.space.extents.items():
+            if extent.kind == "depth":
+                model.set_submodule(name, model.get_submodule(name).whole())
+            elif extent.kind == "heads":
+                set_heads_(model.get_submodule(name), extent.size)
         for site, choice in self._choices.items():
             if isinstance(choice, ChoiceCore):
                 del model.get_submodule(site).core
@@ -152,8 +186,11 @@ class Supernet:
         return model
 
 
-def _offers(space: Space) -> Iterator[tuple[str, tuple[Spec, ...]]]:
-    """Each decided module with its choices."""
+def _offers(space: Space) -> dict[str, tuple[Spec, ...]]:
+    """Each module of which something is decided, with its operators."""
+    sized = (name for extent in space.extents.values() for name in (*extent.rows, *extent.columns))
+    offers: dict[str, tuple[Spec, ...]] = dict.fromkeys(sized, (DenseSpec(),))
     for decision in space.decisions:
         if isinstance(decision, SpecDecision):
-            yield from ((site, decision.values) for site in decision.sites)
+            offers.update(dict.fromkeys(decision.sites, decision.values))
+    return offers

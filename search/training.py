@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from shiftadd_transformers.finetune.distillation import IGNORED, logits_of, predicts_next_token, soft_loss
+from shiftadd_transformers.hf.model import own_names
 
 from .sampling import Sampling
 from .supernet import Supernet
@@ -53,14 +55,14 @@ class SupernetTrainer(Trainer):
         self._next_token = predicts_next_token(supernet.model)
         self._teacher: Tensor | None = None
         self._place = (-1, 0)  # optimizer step, and micro-batch in it
-        self._share, self._matched = 1.0, False
+        self._share = 1.0
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of every sampled candidate; their mean loss."""
         step = self.state.global_step
         self._place = (step, self._place[1] + 1 if self._place[0] == step else 0)
         candidates = self.sampling.draw(*self._place)
-        self._share, self._teacher, self._matched = 1 / len(candidates), None, not self.matching
+        self._share, self._teacher = 1 / len(candidates), None
         if self.distill and candidates[0] != self.sampling.largest:
             self._ask_largest(model, inputs)
         losses = []
@@ -68,7 +70,7 @@ class SupernetTrainer(Trainer):
             self.supernet.choose(candidate)
             losses.append(super().training_step(model, inputs, num_items_in_batch))
         self._teacher = None
-        return torch.stack(losses).sum()
+        return torch.stack(losses).sum() + self._match()
 
     def compute_loss(
         self,
@@ -82,8 +84,6 @@ class SupernetTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
             loss = self._share * self._distilled(loss, outputs, labels, num_items_in_batch)
-            if not self._matched:
-                loss, self._matched = loss + self._mismatch().to(loss), True
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -94,6 +94,11 @@ class SupernetTrainer(Trainer):
             loss, *rest = super().prediction_step(model, dict(inputs), *args, **kwargs)
             losses.append(loss)
         return torch.stack(losses).mean(), *rest
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        # A transformers model; others have nothing to be named after.
+        with own_names(self.model) if isinstance(self.model, PreTrainedModel) else nullcontext():
+            super()._save(*args, **kwargs)
 
     @torch.no_grad()
     def _ask_largest(self, model: nn.Module, inputs: dict[str, Any]) -> None:
@@ -127,7 +132,22 @@ class SupernetTrainer(Trainer):
         processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         return total * processes / count
 
-    def _mismatch(self) -> Tensor:
-        """Once per micro-batch, and as large in all of them together as in one."""
-        divided = self.compute_loss_func is None  # then the trainer itself divides by the number of micro-batches
-        return self.matching * self.supernet.mismatch() / (1 if divided else self.current_gradient_accumulation_steps)
+    def _match(self) -> Tensor | float:
+        """Add the matching loss's gradient to what is there, as much in all micro-batches together as in one.
+
+        It has no forward pass that several processes could agree on gradients by, and needs none: it is the same
+        in all of them.
+        """
+        if not self.matching:
+            return 0.0
+        loss = self.matching * self.supernet.mismatch() / self.current_gradient_accumulation_steps
+        if not loss.requires_grad:  # nothing is mapped
+            return 0.0
+        scaler = self.accelerator.scaler
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        parameters = [p for p in self.supernet.model.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return loss.detach()

@@ -1,14 +1,13 @@
 """What does one operator make of a tensor that it shares with others?
 
-A view is a latent layer without a matrix: before each forward it is lent one, derived from the shared tensor, beside
-the small tensors that are its own (bias, scales, offsets, router: what normalises this operator's outputs). What it is
-lent is also what an extracted model gets, so that both compute the same.
+A view is a latent layer without a matrix: in each forward it is lent one, derived from the shared tensor or a leading
+part of it, beside as much of the small tensors that are its own (bias, scales, offsets, router: what normalises this
+operator's outputs). What it is lent is also what an extracted model gets, so that both compute the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 
 from shiftadd_transformers.layers import (
     AdderLinear,
-    LatentModule,
     MixtureLinear,
     ShiftAddLinear,
     dense_weight,
@@ -27,6 +25,7 @@ from shiftadd_transformers.layers.base import make_dense
 from shiftadd_transformers.layers.shift_add import cascade_weights
 from shiftadd_transformers.specs import ShiftSpec, Spec
 
+from .leading import empty_layer, leading_part
 from .sharing import LaplaceMap
 
 
@@ -98,10 +97,8 @@ class View(nn.Module):
             self.layer.register_parameter(name, None)
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
-        """`x [..., K]` to `[..., N]` with a shared tensor `[N, K]`."""
-        with _lent(self.layer, self._matrices(weight)):
-            y: Tensor = self.layer(x)
-            return y
+        """`x [..., K]` to `[..., N]` with a shared tensor `[N, K]`, or the leading part of it."""
+        return computed(x, self.layer, self.spec, weight, self._matrices(weight))
 
     def extracted(self, dense: nn.Module) -> nn.Module:
         """A layer of its own that computes the same as this view.
@@ -119,6 +116,25 @@ class View(nn.Module):
 
     def _matrices(self, weight: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.derivation.names, self.derivation(weight), strict=True))
+
+
+def computed(x: Tensor, layer: nn.Module, spec: Spec, weight: Tensor, lent: Mapping[str, Tensor]) -> Tensor:
+    """`x [..., K]` to `[..., N]` by the leading part of a layer.
+
+    Args:
+        x: Input.
+        layer: At least as large as what computes.
+        spec: How it computes.
+        weight: Has the shape `[N, K]` of what computes.
+        lent: Parameters that the layer has not itself.
+    """
+    part = leading_part(layer, empty_layer(stand_in(spec), *weight.shape, layer.bias is not None), lent)
+    before = dict(part._buffers)
+    y: Tensor = part(x)
+    for name, value in part._buffers.items():
+        if value is not before[name]:  # written anew, not in place: a router's counts
+            layer._buffers[name] = value
+    return y
 
 
 def whole_layer(spec: Spec, weight: Tensor, bias: Tensor | None) -> nn.Module:
@@ -159,15 +175,3 @@ def _derivation(layer: nn.Module, weight: Tensor) -> Derivation:
     if isinstance(layer, ShiftAddLinear):
         return Cascade(weight, layer)
     return TwoExperts() if isinstance(layer, MixtureLinear) else Derivation()
-
-
-@contextmanager
-def _lent(layer: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Put tensors in the place of a layer's parameters for one forward."""
-    layer._parameters.update(tensors)  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        layer._parameters.update(dict.fromkeys(tensors))
-        if isinstance(layer, LatentModule):
-            layer._held = None  # the next tensor may lie in the same memory

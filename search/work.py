@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from shiftadd_transformers.cost import LinearShape, Row, count_ops
+from shiftadd_transformers.cost import AttentionShape, LinearShape, Row, count_ops
 from shiftadd_transformers.cost.report import sum_rows
 from shiftadd_transformers.hf import convert_, pack_
 from shiftadd_transformers.plan import Plan
-from shiftadd_transformers.specs import DenseSpec, Spec
+from shiftadd_transformers.specs import DenseSpec, SoftmaxSpec, Spec
 
 Inputs = Mapping[str, Any]
 REST = ""
@@ -28,16 +28,19 @@ class Work:
         row: Operations and bytes moved.
         linears: The sites among its linear layers, with how they compute.
         stored_bytes: Of its tensors in a checkpoint; tied tensors once.
+        attentions: Calls of attentions, with how they compute.
     """
 
     row: Row
     linears: tuple[tuple[Spec, LinearShape], ...]
     stored_bytes: int
+    attentions: tuple[tuple[Spec, AttentionShape], ...] = ()
 
     def __add__(self, other: Work) -> Work:
         """Both together."""
         row = sum_rows("", "", [self.row, other.row])
-        return Work(row, self.linears + other.linears, self.stored_bytes + other.stored_bytes)
+        attentions = self.attentions + other.attentions
+        return Work(row, self.linears + other.linears, self.stored_bytes + other.stored_bytes, attentions)
 
 
 def count_parts(model: nn.Module, plan: Plan, inputs: Inputs, sites: Iterable[str]) -> dict[str, Work]:
@@ -69,6 +72,12 @@ def count_parts(model: nn.Module, plan: Plan, inputs: Inputs, sites: Iterable[st
                 if name != REST
             ),
             stored[name],
+            tuple(
+                (entries[name].spec if name in entries else SoftmaxSpec(), shape)
+                for row in parts
+                for shape in row.attentions
+                if name != REST
+            ),
         )
         for name, parts in rows.items()
     }

@@ -12,7 +12,8 @@ PackedShiftLinear(16, 32, shift)
 from __future__ import annotations
 
 from .hf import ShiftAddConfig, convert_, load, pack_, revert_, save, unpack_
-from .plan import Plan, make_plan
+from .plan import Plan
+from .planning import make_plan
 from .rules import Rule, rule
 from .specs import (
     AdderAttentionSpec,

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from .extents import Cuts
 from .layers import (
     LatentModule,
     OperatorModule,
@@ -25,9 +26,11 @@ from .layers import (
 from .layers.attention import AttentionCore, core_type, head_shape, is_cross_attention, sliding_window
 from .layers.base import twin
 from .layers.projections import NarrowProjection
-from .plan import Entry, Plan, dense_at, make_plan, resolve
+from .plan import Entry, Plan, dense_at, resolve
+from .planning import make_plan
 from .rules import Rule
 from .sites import matrix_shape, query_key_projections, separate_projections, sites
+from .slimming import shorten_, smaller_layers
 from .specs import Spec, nearest
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -44,6 +47,8 @@ def from_dense(name: str, dense: nn.Module, spec: Spec) -> nn.Module:
 def convert_(model: Model, plan: Plan | Rules, make: Maker = from_dense) -> Model:
     """Replace dense layers by latent operator layers that start from their values, and give attentions their cores.
 
+    Where the plan says smaller sizes, the leading part of the dense model is what is converted.
+
     Args:
         model: Changed in place. What is converted already stays as it is, so a model may be converted in stages.
         plan: A plan made for this model, or rules to make one from.
@@ -57,8 +62,9 @@ def convert_(model: Model, plan: Plan | Rules, make: Maker = from_dense) -> Mode
     """
     if not isinstance(plan, Plan):
         plan = make_plan(model, plan)
-    entries = dict(check_plan(plan, model).values())
-    return _carry_out(model, entries, make)
+    cuts = Cuts.of(model, plan.sizes)
+    entries = dict(check_plan(plan, model, cuts).values())
+    return _carry_out(model, entries, make, cuts)
 
 
 def skeleton_(model: Model, plan: Plan, state: str) -> Model:
@@ -67,8 +73,9 @@ def skeleton_(model: Model, plan: Plan, state: str) -> Model:
     Modules that the model lacks are passed over: a checkpoint with a head also loads into the model without one.
     """
     kind = latent_type if state == "latent" else packed_type
+    cuts = Cuts.of(model, plan.sizes, from_checkpoint=True)
     entries = dict(resolve(plan, model, from_checkpoint=True).values())
-    _carry_out(model, entries, lambda _, dense, spec: kind(spec).skeleton(dense, spec))
+    _carry_out(model, entries, lambda _, dense, spec: kind(spec).skeleton(dense, spec), cuts)
     if state == "packed":  # layers inside cores
         _swap_all(model, _names(model, LatentModule), lambda _, layer: twin(layer, packed_type(layer.spec)))
     return model
@@ -117,8 +124,8 @@ def revert_(model: Model, *, approximate: bool = False) -> Model:
     return model
 
 
-def check_plan(plan: Plan, model: nn.Module) -> dict[str, tuple[str, Any]]:
-    """Resolve a plan's names in a model and insist that every one is there, in the planned shape.
+def check_plan(plan: Plan, model: nn.Module, cuts: Cuts) -> dict[str, tuple[str, Any]]:
+    """Resolve a plan's names in a model and insist that every one will be there, in the planned shape.
 
     Raises:
         ValueError: Says which module does not fit and what is there instead.
@@ -132,11 +139,13 @@ def check_plan(plan: Plan, model: nn.Module) -> dict[str, tuple[str, Any]]:
                 f"{type(model).__name__} does not have; {nearest(planned, known)}"
             )
         name, entry = found[planned]
-        _check_entry(name, entry, dense_at(model, name))
+        if cuts.lacks(name):
+            raise ValueError(f"the plan converts {name}, and leaves out the layer that it is in")
+        _check_entry(name, entry, dense_at(model, name), cuts)
     return found
 
 
-def _check_entry(name: str, entry: Entry, module: nn.Module) -> None:
+def _check_entry(name: str, entry: Entry, module: nn.Module, cuts: Cuts) -> None:
     if isinstance(module, OperatorModule):
         raise ValueError(f"{name} is converted already ({module.spec}); revert_(model) first")
     core = getattr(module, "core", None)
@@ -151,16 +160,17 @@ def _check_entry(name: str, entry: Entry, module: nn.Module) -> None:
         if not is_dense(module):
             raise ValueError(f"{name} is a {type(module).__name__}, not a dense layer")
         there, what = matrix_shape(module), "(N, K)"
+    there = cuts.shapes_after({name: there})[name]
     if there != entry.shape:
         raise ValueError(f"the plan expects {name} to be {entry.shape} {what}, the model has {there}")
 
 
-def _carry_out(model: Model, entries: Mapping[str, Entry], make: Maker) -> Model:
+def _carry_out(model: Model, entries: Mapping[str, Entry], make: Maker, cuts: Cuts) -> Model:
     """Build all cores and layers before the first is put in place: a late refusal must leave the model whole."""
     cores = {name: make_core(name, model, entry) for name, entry in entries.items() if entry.spec.place == "attention"}
-    built: dict[nn.Module, nn.Module] = {}
+    built = smaller_layers(model, cuts)
     for name, core in cores.items():
-        built |= _narrowed(name, model.get_submodule(name), core)
+        built |= _narrowed(name, model.get_submodule(name), core, built)
     for name, entry in entries.items():
         if name not in cores:
             dense = dense_at(model, name)
@@ -168,8 +178,9 @@ def _carry_out(model: Model, entries: Mapping[str, Entry], make: Maker) -> Model
             if isinstance(projection, NarrowProjection):
                 projection.linear = _named(name, make, name, projection.linear, entry.spec)
             else:
-                built[dense] = _named(name, make, name, dense, entry.spec)
+                built[dense] = _named(name, make, name, projection or dense, entry.spec)
     _put(model, built)
+    shorten_(model, cuts)
     for name, core in cores.items():
         model.get_submodule(name).core = core
     return model
@@ -189,7 +200,9 @@ def make_core(name: str, model: nn.Module, entry: Entry) -> AttentionCore:
     return core.to(weight.dtype).train(attention.training)
 
 
-def _narrowed(name: str, attention: nn.Module, core: AttentionCore) -> dict[nn.Module, nn.Module]:
+def _narrowed(
+    name: str, attention: nn.Module, core: AttentionCore, smaller: Mapping[nn.Module, nn.Module]
+) -> dict[nn.Module, nn.Module]:
     """Projections of queries and keys that a core reads in part or not at all."""
     if core.query_heads == core.heads:
         return {}
@@ -198,10 +211,15 @@ def _narrowed(name: str, attention: nn.Module, core: AttentionCore) -> dict[nn.M
         dense = attention.get_submodule(child)
         if not is_dense(dense):
             raise ValueError(f"{name}.{child} is converted already; a token mixer has to come before, or with it")
-        heads = dense_weight(dense).shape[0] // core.head_dim  # keys may have fewer heads than queries
-        kept = -(-core.query_heads * heads // core.heads)
-        narrow[dense] = NarrowProjection.of(dense, kept * core.head_dim)
+        whole = smaller.get(dense, dense)
+        narrow[dense] = NarrowProjection.of(whole, outputs_read(core, dense_weight(whole).shape[0]))
     return narrow
+
+
+def outputs_read(core: AttentionCore, outputs: int) -> int:
+    """How many leading outputs of a query or key projection a core reads."""
+    heads = outputs // core.head_dim  # keys may have fewer heads than queries
+    return -(-core.query_heads * heads // core.heads) * core.head_dim
 
 
 def _named(name: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

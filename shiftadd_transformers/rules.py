@@ -49,7 +49,7 @@ class Rule:
         """Whether all conditions hold for a site where the spec can stand."""
         return (
             self.spec.place in ("any", site.place)
-            and (self.match is None or any(_matches(self.match, name) for name in site.aliases))
+            and (self.match is None or any(name_matches(self.match, name) for name in site.aliases))
             and (self.role is None or fnmatch.fnmatchcase(site.role, self.role))
             and (self.layers is None or site.layer in layer_indices(self.layers, site.depth))
         )
@@ -135,7 +135,12 @@ def layer_indices(text: str, depth: int) -> frozenset[int]:
     return frozenset(chosen - {-1})
 
 
-def _matches(pattern: str, name: str) -> bool:
+def name_matches(pattern: str, name: str) -> bool:
+    """Whether a pattern means a name: see `Rule.match`.
+
+    >>> name_matches("fc1", "encoder.layers.0.fc1"), name_matches("re:fc[12]", "encoder.layers.0.fc1")
+    (True, False)
+    """
     if pattern.startswith("re:"):
         return re.fullmatch(pattern[3:], name) is not None
     return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, "*." + pattern)

@@ -7,6 +7,7 @@ exchanged.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -84,7 +85,7 @@ def sites(model: nn.Module) -> list[Site]:
         place = _sort(name, module, modules)
         if place is not None:
             kind, role, shape = place
-            stack, layer = _position(name)
+            stack, layer = position(name)
             names = aliases(name, model)
             found.append(Site(name, names, role, shape, stack, layer, depths.get(stack, 0), kind))
     return found
@@ -112,6 +113,13 @@ def matrix_shape(dense: nn.Module) -> tuple[int, int]:
     return n, k
 
 
+def tied_layers(model: nn.Module) -> frozenset[str]:
+    """Dense layers whose weight is also another module's."""
+    owners = Counter(id(p) for _, m in model.named_modules() for p in m._parameters.values() if p is not None)
+    dense = ((name, module) for name, module in model.named_modules() if is_dense(module))
+    return frozenset(name for name, module in dense if owners[id(module.get_parameter("weight"))] > 1)
+
+
 def query_key_projections(name: str, attention: nn.Module) -> tuple[str, ...]:
     """Names, inside an attention module, of its query and key projections, or of the one projection for all three."""
     roles = {"attn.q": "q", "attn.k": "k", "attn.qkv": "q"}
@@ -132,7 +140,7 @@ def separate_projections(name: str, attention: nn.Module) -> tuple[str, ...]:
 def _depths(modules: Iterable[str]) -> dict[str, int]:
     depths: dict[str, int] = {}
     for name in modules:
-        stack, layer = _position(name)
+        stack, layer = position(name)
         if layer is not None:
             depths[stack] = max(depths.get(stack, 0), layer + 1)
     return depths
@@ -146,8 +154,12 @@ def aliases(name: str, model: nn.Module) -> tuple[str, ...]:
     return tuple(dict.fromkeys((name, name.removeprefix(prefix + "."), f"{prefix}.{name}")))
 
 
-def _position(name: str) -> tuple[str, int | None]:
-    """The outermost module list in a name and the index in it."""
+def position(name: str) -> tuple[str, int | None]:
+    """The outermost module list in a name and the index in it.
+
+    >>> position("model.layers.3.mlp.fc1"), position("lm_head")
+    (('model.layers', 3), ('', None))
+    """
     parts = name.split(".")
     for i, part in enumerate(parts):
         if part.isdigit():

@@ -17,8 +17,8 @@ from tasks.bench.command import bench
 from tasks.dispatch import find_config, module_of, read_task_config, run_config, shipped_configs
 from tasks.errors import Interrupted, TaskError
 from tasks.image_classification.command import compare, predict
-from tasks.kernels import profile, tune
-from tasks.options import Kernels, Override, Set, compiled_kernels
+from tasks.kernels.commands import profile, tune
+from tasks.options import Kernels, Override, Set, compiled_kernels, search_installed
 
 app = typer.Typer(
     name="shiftadd",
@@ -86,7 +86,8 @@ def search(
     """Find the best operator for each layer under a budget; Ctrl-C leaves everything to resume from."""
     settings = [*(overrides or ()), *(set_ or ())]
     resolved = read_task_config(find_config(config), settings)
-    from tasks.search.steps import run_search
+    with search_installed():
+        from tasks.search.steps import run_search
 
     again = " ".join(["shiftadd search", str(config), *settings, "--resume"])
     try:

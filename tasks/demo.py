@@ -17,12 +17,15 @@ from typing import Any
 
 from tasks.config import write_text
 from tasks.errors import TaskError
+from tasks.options import search_installed
 from tasks.training.config import DistillConfig, PlanConfig
 from tasks.translation.config import DataConfig, DecodeConfig, ModelConfig, TrainConfig, TranslationConfig
 
 # Share of the demo's minutes for each training; the rest goes to data, scoring and the report.
 DENSE_SHARE, HYBRID_SHARE = 0.55, 0.22
 SAMPLES = 12
+EVALUATIONS = 6.0
+"""Plans that the search tries, per minute of the demo."""
 
 # Shifts where most weights are, an adder where a distance does for a query, products where they matter: the attention
 # output and the cross-attention values, which feed the residual stream directly.
@@ -74,12 +77,15 @@ def run_demo(config: DemoConfig, *, fresh: bool = False, quiet: bool = False) ->
         TaskError: The folder holds another demo, or a step fails.
         Interrupted: Ctrl-C; the same command goes on.
     """
+    with search_installed():
+        from tasks.translation.quick_search import search_trained
+
     folder = Path(config.folder)
     _claim(folder, config, fresh)
     dense, hybrid = dense_config(config), hybrid_config(config)
-    _train(dense, "1/4  training a dense English model", quiet)
-    _train(hybrid, "2/4  converting and fine-tuning it with distillation", quiet)
-    _say("3/4  scoring; the packed model is reloaded in a fresh process", quiet)
+    _train(dense, "1/5  training a dense English model", quiet)
+    _train(hybrid, "2/5  converting and fine-tuning it with distillation", quiet)
+    _say("3/5  scoring; the packed model is reloaded in a fresh process", quiet)
     scores = {
         name: _score(run, model, quiet)
         for name, run, model in (
@@ -88,8 +94,12 @@ def run_demo(config: DemoConfig, *, fresh: bool = False, quiet: bool = False) ->
             ("packed", hybrid.run_dir, "packed"),
         )
     }
-    _say("4/4  counting operations and energy", quiet)
-    report = build_report(config, dense, hybrid, scores)
+    _say("4/5  searching for plans of the dense model: what each layer bears without training", quiet)
+    front = search_trained(
+        dense, Path(config.folder, "search"), evaluations=max(12, round(config.minutes * EVALUATIONS)), quiet=quiet
+    )
+    _say("5/5  counting operations and energy", quiet)
+    report = build_report(config, dense, hybrid, scores) | {"search": front}
     _write(folder, report)
     if not quiet:
         print(summary(report))

@@ -33,3 +33,16 @@ def compiled_kernels(wanted: bool) -> Iterator[None]:
             yield
     except tvm_kernels.MissingKernelError as error:
         raise TaskError(str(error)) from error
+
+
+@contextmanager
+def search_installed() -> Iterator[None]:
+    """What is imported inside the block needs the packages of the search; without them, say which.
+
+    Raises:
+        TaskError: they are not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise TaskError(f"this needs `pip install shiftadd-transformers[search]` ({error})") from error

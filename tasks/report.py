@@ -33,6 +33,7 @@ def render(report: Report) -> str:
         section("Quality, size, energy", _models_table(report) + picture(_quality_and_energy(report))),
         section("Beside dense baselines", _baseline_table(report)),
         section("Which layer computes how", picture(plan_map(report["plan"]["modules"])) + _plan_note(report)),
+        section("What a search finds", _search(report)),
         section("Training", picture(loss_curves(report["training"]))),
         section("Translations", _samples(report)),
         section("Data and settings", _settings(report)),
@@ -81,6 +82,17 @@ def _baseline_table(report: Report) -> str:
         for name, row in report["baselines"].items()
     ]
     return table(head, rows)
+
+
+def _search(report: Report) -> str:
+    names = list(report["search"][0]["scores"])
+    rows = [
+        [f"#{i}", *(f"{found['scores'][name]:.4g}" for name in names), found["plan"]]
+        for i, found in enumerate(report["search"])
+    ]
+    note = "Plans for the dense model, judged right after the conversion: search/report.html has the whole search, "
+    note += "and shiftadd train --plan search/front.json#0 fine-tunes one."
+    return table(["", *names, "plan"], rows, words=True) + f"<p>{note}</p>"
 
 
 def _samples(report: Report) -> str:

@@ -12,7 +12,8 @@ What lies where:
   `intrinsics`: the few instructions that matter. `pipeline`: from a schedule to machine code. These need `tvm`.
 * `kernels`, `cache`, `host`: from a name and a shape to a function that can be called.
 * `bridge`: kernels behind the torch operators. `tracing`: which kernels a layer runs, on any machine.
-* `tune`, `records`: which decisions are fastest. `profile`: how long layers take. `explain`: why a kernel is as it is.
+* `tune`, `records`: which decisions are fastest. `profile`: how long layers and
+  attentions take (`series`: what is measured, `timers`: how). `explain`: why a kernel is as it is.
   `remote`: all that on another machine.
 """
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from .compare import Comparison, compare
 from .counter import count_ops
 from .energy import Energy, EnergyTable, load_table, table_names
-from .report import CostReport, LinearShape, Row
+from .report import AttentionShape, CostReport, LinearShape, Row
 
 __all__ = [
+    "AttentionShape",
     "Comparison",
     "CostReport",
     "Energy",

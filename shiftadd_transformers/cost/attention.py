@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..layers.attention import AdderAttention, AttentionCore
 from ..operators.counts import OpCounts
-from .report import Row
+from .report import AttentionShape, Row
 
 
 def attention_row(name: str, core: AttentionCore, query: Tensor, key: Tensor, value: Tensor, first: bool) -> Row:
@@ -29,9 +29,13 @@ def attention_row(name: str, core: AttentionCore, query: Tensor, key: Tensor, va
     share = core.query_heads / core.heads
     read = share * (query.numel() + key.numel()) + value.numel() + query.numel()  # the result is like the queries
     stored = sum(t.numel() * t.element_size() for t in (*core.parameters(), *core.buffers()))
-    operations = _operations(core, query.shape[0], query.shape[2], key.shape[2], floating)
+    batch, targets, sources = query.shape[0], query.shape[2], key.shape[2]
+    operations = _operations(core, batch, targets, sources, floating)
+    causal = core.causal and targets > 1
+    shape = AttentionShape(batch, core.heads, core.head_dim, targets, sources, causal, core.cross)
     moved = {floating: int(read * value.element_size())}
-    return Row(name, core.spec.kind, operations, {"stored": stored if first else 0}, moved)
+    weights = {"stored": stored if first else 0}
+    return Row(name, core.spec.kind, operations, weights, moved, attentions=(shape,))
 
 
 def _operations(core: AttentionCore, batch: int, targets: int, sources: int, floating: str) -> dict[str, OpCounts]:

@@ -109,7 +109,8 @@ class _Counter(TorchDispatchMode):
         moved[_type(out)] += _span_bytes(out)
         operand = _type(next((t for t in inputs if t.is_floating_point()), inputs[0]))
         kind, linears = self.which_product(work)
-        self.add(Row(self.stack[-1], kind, {operand: work.counts}, dict(weights), dict(moved), linears))
+        attentions = (work.attention,) if work.attention else ()
+        self.add(Row(self.stack[-1], kind, {operand: work.counts}, dict(weights), dict(moved), linears, attentions))
 
     def which_product(self, work: Work) -> tuple[str, tuple[LinearShape, ...]]:
         """A product with a stored operand is a dense layer, whichever side the weight is on."""

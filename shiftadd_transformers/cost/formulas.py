@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from ..operators.counts import SMOOTH, OpCounts, dense_linear_counts, softmax_counts
-from .report import LinearShape
+from .report import AttentionShape, LinearShape
 
 MULTIPLY, ADD, FREE = OpCounts(multiply=1), OpCounts(add=1), OpCounts()
 
@@ -35,6 +35,7 @@ class Work:
         pair: For a matrix product, the two operands; a stored one makes the product a dense layer.
         linear: Its shape, if the second operand is the weight.
         gathered: Only as many bytes of the stored operand are read as the output has.
+        attention: Its shape, if it is one.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Work:
     pair: tuple[Tensor, Tensor] | None = None
     linear: LinearShape | None = None
     gathered: bool = False
+    attention: AttentionShape | None = None
 
 
 Formula = Callable[[Sequence[Any], Mapping[str, Any], Tensor], Work]
@@ -111,7 +113,10 @@ def _attention(args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> W
     masked = any(isinstance(a, Tensor) for a in args[3:]) or isinstance(kwargs.get("attn_mask"), Tensor)
     mask = ADD * (queries * keys if masked else 0)
     mixed = dense_linear_counts(queries, v.shape[-1], keys)
-    return Work("attention", (scores + mask + softmax_counts(queries, keys) + mixed) * heads)
+    causal = any(a is True for a in (*args[3:], kwargs.get("is_causal")))  # no other flag is set without gradients
+    shape = AttentionShape(prod(q.shape[:-3]), prod(q.shape[-3:-2]), q.shape[-1], queries, keys, causal and queries > 1)
+    counts = (scores + mask + softmax_counts(queries, keys) + mixed) * heads
+    return Work("attention", counts, attention=shape)
 
 
 def norm_counts(rows: int, width: int, centred: bool, scale: bool, shift: bool) -> OpCounts:

@@ -22,6 +22,24 @@ class LinearShape:
 
 
 @dataclass(frozen=True)
+class AttentionShape:
+    """One call of an attention: ``heads`` of ``targets x head_dim`` queries and ``sources x head_dim`` keys and values.
+
+    Attributes:
+        causal: A target sees nothing behind itself. What a mask alone hides is computed all the same.
+        cross: Targets and sources are tokens of different sequences, where the operator minds.
+    """
+
+    batch: int
+    heads: int
+    head_dim: int
+    targets: int
+    sources: int
+    causal: bool = False
+    cross: bool = False
+
+
+@dataclass(frozen=True)
 class Row:
     """One kind of work in one module.
 
@@ -32,6 +50,7 @@ class Row:
         weights: Bytes of parameters and buffers read, by stored type, each tensor once per forward.
         activations: Bytes of activations read and written, by type.
         linears: The matrix products with stored weights that it did, or that it stands for.
+        attentions: The calls of attentions that it did.
     """
 
     module: str
@@ -40,6 +59,7 @@ class Row:
     weights: Mapping[str, int] = field(default_factory=dict)
     activations: Mapping[str, int] = field(default_factory=dict)
     linears: tuple[LinearShape, ...] = ()
+    attentions: tuple[AttentionShape, ...] = ()
 
     @property
     def counts(self) -> OpCounts:
@@ -65,6 +85,7 @@ class Row:
             merge_bytes(self.weights, other.weights),
             merge_bytes(self.activations, other.activations),
             join_linears(self.linears + other.linears),
+            self.attentions + other.attentions,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,10 +181,10 @@ def add_counts(counts: Iterable[OpCounts]) -> OpCounts:
 
 
 def sum_rows(module: str, kind: str, rows: Iterable[Row]) -> Row:
-    """One row with the work of all; which products they were is not kept."""
+    """One row with the work of all; which products and attentions they were is not kept."""
     total = Row(module, kind)
     for row in rows:
-        total = replace(total + replace(row, linears=()), module=module, kind=kind)
+        total = replace(total + replace(row, linears=(), attentions=()), module=module, kind=kind)
     return total
 
 

@@ -7,8 +7,11 @@ which a saved model would come back with random weights.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,16 +21,20 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
 from .. import convert
-from ..plan import Plan, make_plan
+from ..plan import Plan
+from ..planning import make_plan
 from .attention import has_cores, require_attention_interface, use_cores_
 from .config import QUANT_METHOD, ShiftAddConfig
-from .quantizer import ShiftAddQuantizer
+from .quantizer import ShiftAddQuantizer, announce_
+from .sizes import Sizes
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def convert_(model: Model, plan: Plan | convert.Rules, make: convert.Maker = convert.from_dense) -> Model:
     """Replace dense layers by latent operator layers, and give attentions their cores, in place.
+
+    Where the plan says smaller sizes, the leading part of the dense model is what is converted, and its config says so.
 
     Args:
         model: Any module; a `PreTrainedModel` can be trained, saved and loaded as usual afterwards. One that is
@@ -45,11 +52,13 @@ def convert_(model: Model, plan: Plan | convert.Rules, make: convert.Maker = con
         plan = make_plan(model, plan)
     if plan.has_cores:
         require_attention_interface(model)
+    sizes = Sizes(model, plan.sizes)
     convert.convert_(model, plan, make)
     if isinstance(model, PreTrainedModel):
         if has_cores(model):
             use_cores_(model)
-        _announce(model, ShiftAddConfig(plan=_earlier_plan(model).then(plan)))
+        sizes.tell_(model)
+        announce_(model, ShiftAddConfig(plan=_earlier_plan(model).then(plan)))
     return model
 
 
@@ -152,17 +161,26 @@ def save(model: PreTrainedModel, path: str | Path, *companions: Any, **kwargs: A
                 file.unlink()
 
 
+@contextmanager
+def own_names(model: PreTrainedModel) -> Iterator[None]:
+    """Let the model be saved with its parameters under its own names, inside the block.
+
+    By default a ViT is saved under the names of its first release, which `from_pretrained` maps back. The stock
+    trainer does not: it would resume from random weights, and keep the last weights for the best ones.
+    """
+    before = vars(model).get("save_pretrained")
+    model.save_pretrained = functools.partial(type(model).save_pretrained, model, save_original_format=False)
+    try:
+        yield
+    finally:
+        del model.save_pretrained
+        if before is not None:
+            model.save_pretrained = before
+
+
 def folder_bytes(path: str | Path) -> int:
     """Size of a model's weight files on disk."""
     return sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
-
-
-def _announce(model: PreTrainedModel, config: ShiftAddConfig) -> None:
-    """Set what `from_pretrained` would have set on a converted model."""
-    model.config.quantization_config = config
-    model.hf_quantizer = ShiftAddQuantizer(config, pre_quantized=False)
-    model.is_quantized = True
-    model.quantization_method = QUANT_METHOD
 
 
 def _earlier_plan(model: PreTrainedModel) -> Plan:

@@ -15,9 +15,11 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
 from .. import convert
 from ..layers import PackedModule
-from ..plan import Plan, make_plan
+from ..plan import Plan
+from ..planning import make_plan
 from .attention import has_cores, require_attention_interface, use_cores_
 from .config import QUANT_METHOD, ShiftAddConfig
+from .sizes import Sizes
 
 
 class ShiftAddQuantizer(HfQuantizer):
@@ -62,7 +64,9 @@ class ShiftAddQuantizer(HfQuantizer):
         plan = given.plan or make_plan(model, given.rules or [])
         if plan.has_cores:
             require_attention_interface(model)
+        sizes = Sizes(model, plan.sizes)
         convert.convert_(model, plan)
+        sizes.tell_(model)
         self._use_cores(model)
         if given.state == "packed":
             convert.pack_(model)
@@ -87,11 +91,26 @@ class ShiftAddQuantizer(HfQuantizer):
         # save_pretrained leaves a string in config.dtype, and that is what transformers passes on.
         return convert.revert_(model).to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
 
+    def remove_quantization_config(self, model: PreTrainedModel) -> None:
+        """Called when all layers are to be dense. A smaller model still needs its sizes, to be loaded as it is."""
+        super().remove_quantization_config(model)
+        plan = self.quantization_config.plan
+        if plan is not None and plan.sizes:
+            announce_(model, ShiftAddConfig(plan=Plan(model=plan.model, sizes=plan.sizes)))
+
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[None, dict[str, str]]:
         """Called when saving starts: config.json must tell the state that the layers are in now."""
         packed = any(isinstance(module, PackedModule) for module in model.modules())
         self.quantization_config.state = "packed" if packed else "latent"
         return None, {}
+
+
+def announce_(model: PreTrainedModel, config: ShiftAddConfig) -> None:
+    """Set what `from_pretrained` would have set on a converted model."""
+    model.config.quantization_config = config
+    model.hf_quantizer = ShiftAddQuantizer(config, pre_quantized=False)
+    model.is_quantized = True
+    model.quantization_method = QUANT_METHOD
 
 
 if QUANT_METHOD not in AUTO_QUANTIZER_MAPPING:

@@ -70,7 +70,7 @@ class SearchConfig:
         quality: what plans are compared by: "loss" on the validation data, "bleu" or "accuracy".
         costs: what they are to save.
         budgets: cost to the most that is acceptable.
-        latency_table: of `shiftadd profile kernels`, for the cost "latency".
+        latency_table: of `shiftadd profile search`, for the cost "latency".
         evaluations: plans to evaluate.
         sampler: "nsga2", "tpe" or "random".
         population: of the sampler.

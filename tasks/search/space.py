@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from search import (
     presets,
     stored_bytes,
 )
+from search.calibration import Calibration, calibration_file
 from search.costs import Costs
 from search.supernet import Supernet
 from shiftadd_transformers.cost.latency import LatencyTable
@@ -42,7 +44,7 @@ def make_space(config: SearchConfig, model: Any) -> Space:
     try:
         if config.preset:
             space: Space = getattr(presets, config.preset)(model)
-            return Space(space.frame, space.readers, space.decisions, _limits(config), space.model)
+            return replace(space, limits=_limits(config))
         return Space.of(model, config.choices, _limits(config))
     except (ValueError, TypeError, KeyError) as error:
         raise TaskError(f"[search]: {error}") from error
@@ -82,5 +84,13 @@ def _limits(config: SearchConfig) -> tuple[AtMost, ...]:
 def _cost(name: str, config: SearchConfig, costs: Costs) -> Objective:
     budget = config.budgets.get(name)
     if name == "latency":
-        return latency(costs, LatencyTable.load(Path(config.latency_table or "")), budget)
+        return _latency(config, costs, budget)
     return _COSTS[name](costs, budget)
+
+
+def _latency(config: SearchConfig, costs: Costs, budget: float | None) -> Objective:
+    """Of a whole forward where a calibration lies beside the table; else of layers and attentions."""
+    table = Path(config.latency_table or "")
+    beside = calibration_file(table)
+    calibration = Calibration.load(beside) if beside.is_file() else None
+    return latency(costs, LatencyTable.load(table), budget, calibration=calibration)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from search import Candidate, Objective, Point, Result, Space, evolve
 from search.costs import Costs
 from search.remembering import remembered
-from search.sensitivity import Sensitivity
+from search.sensitivity import warm_starts
 from search.trust import agreement, spread_sample
 from tasks.config import to_tables, write_config, write_text
 from tasks.dispatch import module_of, read_task_config
@@ -32,9 +32,6 @@ from tasks.search.subject import Subject
 from tasks.search.summary import build_report, summary
 from tasks.search.training import Retraining, retrain, trained_supernet
 from tasks.training.loading import load_network
-
-STARTS = 16
-"""Plans from the sensitivity of single layers that a search begins with."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,17 @@ def run_search(config: Any, *, resume: bool = False, overwrite: bool = False, qu
     able = bool(result.front.points)
     trust = _trusted(session, [point for found in (result, *randoms) for point in found.points]) if able else None
     finals = train_finals(session, result) if able else []
-    report = build_report(session, result, randoms, about, trust, finals)
+    report = build_report(
+        f"Plans for {space.model}",
+        config.task,
+        space,
+        result,
+        settings=_settings(session),
+        randoms=randoms,
+        supernet=about,
+        trust=trust,
+        retrained=finals,
+    )
     write_text(folder / "search.json", json.dumps(report, indent=1) + "\n")
     write(report, folder / "report.html")
     if not able:
@@ -141,11 +148,23 @@ def prepared_folder(config: Any, *, resume: bool, overwrite: bool) -> Path:
     return folder
 
 
+def _settings(session: Session) -> dict[str, str]:
+    settings = session.settings
+    return {
+        "costs are of": session.subject.inputs_note,
+        "sampler": f"{settings.sampler}, population {settings.population}, seed {session.config.seed}",
+        "evaluations": str(settings.evaluations),
+        "supernet": f"{settings.supernet.sampling} sampling, {settings.supernet.randoms} random plans a step",
+        "plans trained": f"each from the config's own start, as long as [train] says, seeds: {settings.seeds}",
+    }
+
+
 def _searched(session: Session) -> tuple[Result, list[Result]]:
     """The study, and random searches of the same length beside it."""
     settings = session.settings
     storage = settings.storage or session.folder / "study.journal"
-    result = _evolved(session, "search", settings.sampler, session.config.seed, storage, _starts(session))
+    starts = warm_starts(session.space, session.quality, session.objectives[1], settings.evaluations)
+    result = _evolved(session, "search", settings.sampler, session.config.seed, storage, starts)
     randoms = []
     for seed in range(settings.random_seeds):
         place = session.folder / "random.journal"
@@ -176,26 +195,6 @@ def _evolved(
     return result
 
 
-def _starts(session: Session) -> list[Candidate]:
-    """Uniform plans, each single change of the dense one, and the plans that these changes promise.
-
-    All of them count as evaluations of the search: their scores are remembered, not given to it.
-    """
-    space, quality, cost = session.space, session.quality, session.objectives[1]
-    base = space.uniform("dense")
-    singles = [base, *space.neighbours(base)]
-    uniform = list(space.reference_points().values())
-    if len(singles) + len(uniform) + STARTS > session.settings.evaluations:
-        return uniform
-    sensitivity = Sensitivity.measured(
-        space,
-        lambda plan: quality.sign * quality.measure(plan),
-        lambda plan: cost.sign * cost.measure(plan),
-        base,
-    )
-    return [*uniform, *singles, *sensitivity.starts(STARTS)]
-
-
 def _trusted(session: Session, points: Sequence[Point]) -> dict[str, Any] | None:
     """Train a sample of plans, and compare the supernet's ranking with theirs."""
     settings = session.settings.trust
@@ -220,8 +219,8 @@ def _trusted(session: Session, points: Sequence[Point]) -> dict[str, Any] | None
     if warning:
         session.say(f"warning: {warning}")
     rows = [
-        {"name": str(point.plan.summary()), "supernet": mine, "retrained": other}
-        for point, mine, other in zip(sample, given, found, strict=True)
+        {"name": str(number), "plan": point.plan.summary(), "supernet": mine, "retrained": other}
+        for number, (point, mine, other) in enumerate(zip(sample, given, found, strict=True))
     ]
     return {
         "tau": agreed.tau,

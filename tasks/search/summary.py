@@ -3,55 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from search import Result
+from search import Result, Space
 from search.pareto import losses_of
 from shiftadd_transformers.cost.report import joules
 
-if TYPE_CHECKING:
-    from tasks.search.steps import Session
-
 
 def build_report(
-    session: Session,
+    title: str,
+    task: str,
+    space: Space,
     result: Result,
-    randoms: Sequence[Result],
-    supernet: Mapping[str, Any],
-    trust: Mapping[str, Any] | None,
-    retrained: Sequence[Mapping[str, Any]],
+    *,
+    settings: Mapping[str, str],
+    randoms: Sequence[Result] = (),
+    supernet: Mapping[str, Any] | None = None,
+    trust: Mapping[str, Any] | None = None,
+    retrained: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Put all findings together."""
-    space, settings = session.space, session.settings
+    """Put all findings together.
+
+    Args:
+        title: of the page.
+        task: whose model.
+        space: what was searched.
+        result: of the search.
+        settings: what a reader should know of how.
+        randoms: random searches of the same length.
+        supernet: its sizes and training.
+        trust: its agreement with trained plans.
+        retrained: trainings of the best plans and of what they are compared with.
+    """
     numbers = {point.candidate: number for number, point in enumerate(result.points)}
     corner = _worst([result, *randoms])
     return {
-        "title": f"Plans for {space.model}",
-        "task": session.config.task,
+        "title": title,
+        "task": task,
         "space": {
             "count": space.count(),
             "decisions": len(space.decisions),
             "table": [[d.name, ", ".join(d.labels)] for d in space.decisions],
         },
-        "objectives": [o.to_dict() for o in session.objectives],
+        "objectives": [o.to_dict() for o in result.objectives],
         "points": [point.to_dict() for point in result.points],
         "front": [numbers[point.candidate] for point in result.front.points],
-        "references": _references(session, result),
+        "references": _references(space, result),
         "hypervolume": {
-            "reference": {o.name: value for o, value in zip(session.objectives, corner, strict=bool(corner))},
+            "reference": {o.name: value for o, value in zip(result.objectives, corner, strict=bool(corner))},
             "search": result.hypervolume_history(corner) if corner else [],
             "random": [found.hypervolume_history(corner) for found in randoms] if corner and randoms else None,
         },
         "trust": trust,
         "retrained": list(retrained),
-        "supernet": dict(supernet),
-        "settings": {
-            "costs are of": session.subject.inputs_note,
-            "sampler": f"{settings.sampler}, population {settings.population}, seed {session.config.seed}",
-            "evaluations": str(settings.evaluations),
-            "supernet": f"{settings.supernet.sampling} sampling, {settings.supernet.randoms} random plans a step",
-            "plans trained": f"each from the config's own start, as long as [train] says, {settings.seeds} seeds",
-        },
+        "supernet": supernet,
+        "settings": dict(settings),
     }
 
 
@@ -71,13 +77,12 @@ def summary(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _references(session: Session, result: Result) -> list[dict[str, Any]]:
+def _references(space: Space, result: Result) -> list[dict[str, Any]]:
     """The uniform plans, the dense one among them, with their scores."""
     found = {point.candidate: point for point in result.points}
-    uniform = session.space.reference_points().items()
     return [
         {"name": kind, "scores": dict(found[c].scores), "plan": found[c].plan.to_dict()}
-        for kind, c in uniform
+        for kind, c in space.reference_points().items()
         if c in found
     ]
 

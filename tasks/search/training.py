@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from search.sampling import Sampling
 from search.supernet import Supernet
 from search.training import SupernetTrainer
 from tasks.config import write_config
+from tasks.dispatch import module_of
 from tasks.errors import Interrupted, TaskError
 from tasks.search.config import SearchConfig
 from tasks.search.subject import Subject
@@ -158,7 +160,7 @@ class Retraining:
 
 
 def retrain(runs: Sequence[Retraining], whole: Any, say: Callable[[str], None]) -> None:
-    """Train whatever is not there yet, several at a time.
+    """Train whatever is not there yet, several at a time, each in a process of its own; a single worker needs none.
 
     Args:
         runs: what to train.
@@ -170,11 +172,12 @@ def retrain(runs: Sequence[Retraining], whole: Any, say: Callable[[str], None]) 
         Interrupted: Ctrl-C; all trainings have left checkpoints.
     """
     missing = [run for run in runs if not run.finished()]
-    if not missing:
-        return
-    pool = ThreadPoolExecutor(whole.search.workers)
+    workers: int = whole.search.workers
+    train = _here if workers == 1 else _in_own_process
+    pool = ThreadPoolExecutor(workers)
+    finished = map(train, missing, repeat(whole)) if workers == 1 else pool.map(train, missing, repeat(whole))
     try:
-        for number, run in enumerate(pool.map(lambda run: _in_own_process(run, whole), missing), 1):
+        for number, run in enumerate(finished, 1):
             say(f"  {number} of {len(missing)}: {run.name}, validation loss {run.end()['validation_loss']:.4f}")
     except KeyboardInterrupt:  # the trainings have got the signal, too, and write their checkpoints
         raise Interrupted("stopped while training plans") from None
@@ -182,12 +185,21 @@ def retrain(runs: Sequence[Retraining], whole: Any, say: Callable[[str], None]) 
         pool.shutdown(cancel_futures=True)
 
 
+def _here(run: Retraining, whole: Any) -> Retraining:
+    config = run.config(whole)
+    resume = _goes_on(run)
+    module_of(config, "train").train(config, resume=resume, overwrite=not resume, quiet=True)
+    if run.score:
+        module_of(config, "evaluate").evaluate_run(run.folder, model=run.model, progress=False)
+    return run
+
+
 def _in_own_process(run: Retraining, whole: Any) -> Retraining:
     config = run.folder.with_suffix(".toml")
     config.parent.mkdir(parents=True, exist_ok=True)
     write_config(run.config(whole), config)
-    resume = is_resumable(run.folder) and not is_finished(run.folder)
-    command = [sys.executable, "-m", "tasks.cli", "train", str(config), "--resume" if resume else "--overwrite"]
+    command = [sys.executable, "-m", "tasks.cli", "train", str(config)]
+    command.append("--resume" if _goes_on(run) else "--overwrite")
     command += [] if run.score else ["--no-score"]
     log = run.folder.with_suffix(".log")
     with log.open("w", encoding="utf-8") as output:
@@ -198,3 +210,8 @@ def _in_own_process(run: Retraining, whole: Any) -> Retraining:
         lines = log.read_text(encoding="utf-8").strip().splitlines()
         raise TaskError(f"training {run.name} failed: {lines[-1] if lines else 'no message'} (all of it in {log})")
     return run
+
+
+def _goes_on(run: Retraining) -> bool:
+    """Whether an earlier training stopped half way."""
+    return is_resumable(run.folder) and not is_finished(run.folder)

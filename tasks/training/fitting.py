@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from shiftadd_transformers.hf.model import own_names
 from tasks.config import write_text
 from tasks.errors import TaskError
 from tasks.training.checkpoints import average_checkpoints, checkpoints
@@ -112,7 +111,7 @@ def fit(
         callbacks=[pace, *material.callbacks, *callbacks, stop, *([] if quiet else [Progress(label)])],
     )
     trainer.remove_callback(PrinterCallback)
-    with stop, _own_names(model):
+    with stop, own_names(model):
         trainer.train(resume_from_checkpoint=str(checkpoints(folder)[-1]) if resume else None)
     result = _finish(trainer, config, Path(folder), schedule, interrupted=stop.asked)
     _write_history(trainer.state.log_history, result, Path(folder).parent / "history.json")
@@ -175,20 +174,6 @@ def dense_optimizer(model: Any, config: TrainConfig) -> torch.optim.Optimizer:
 def read_history(path: str | Path) -> list[dict[str, Any]]:
     """The log of a training: losses by step, and how it ended in the last row."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
-@contextmanager
-def _own_names(model: Any) -> Iterator[None]:
-    """Checkpoints hold the parameters under the model's own names.
-
-    By default a ViT is saved under the names of its first release, which `from_pretrained` maps back. The trainer
-    does not: it would resume from random weights, and keep the last weights for the best ones, with a warning.
-    """
-    model.save_pretrained = functools.partial(type(model).save_pretrained, model, save_original_format=False)
-    try:
-        yield
-    finally:
-        del model.save_pretrained
 
 
 def _expect_tied_weights(model: Any) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tasks.translation.batches import Collator, TokenBatches, encode_pairs
 from tasks.translation.config import TrainConfig, TranslationConfig
 from tasks.translation.data import load_pairs, save_corpus
 from tasks.translation.model import build_model, load_model
-from tasks.translation.pairs import Corpus
+from tasks.translation.pairs import Corpus, Pair
 from tasks.translation.tokenizer import load_tokenizer, train_tokenizer
 
 
@@ -90,21 +91,31 @@ def make_material(model: Any, tokenizer: Any, corpus: Corpus, config: TrainConfi
     Raises:
         TaskError: every pair of a part is too long.
     """
-    batches, held_out = (
-        TokenBatches(_encoded(tokenizer, pairs, config, part), config.batch_tokens, seed)
-        for part, pairs in (("train", corpus.train), ("validation", corpus.validation))
-    )
+    batches = TokenBatches(_encoded(tokenizer, corpus.train, config, "train"), config.batch_tokens, seed)
+    held_out = held_out_material(model, tokenizer, corpus.validation, config, seed)
+    return replace(held_out, train=batches, callbacks=(EachEpoch(batches.shuffle),))
+
+
+def held_out_material(
+    model: Any, tokenizer: Any, pairs: Sequence[Pair], config: TrainConfig, seed: int = 0
+) -> Material:
+    """The same for validation alone.
+
+    Raises:
+        TaskError: every pair is too long.
+    """
     return Material(
-        train=batches,
-        validation=held_out,
+        train=(),
+        validation=TokenBatches(_encoded(tokenizer, pairs, config, "validation"), config.batch_tokens, seed),
         collate=Collator(model),
         companion=tokenizer,
         loss=SmoothedCrossEntropy(config.label_smoothing),
-        callbacks=(EachEpoch(batches.shuffle),),
     )
 
 
-def _encoded(tokenizer: Any, pairs: Any, config: TrainConfig, part: str) -> list[tuple[list[int], list[int]]]:
+def _encoded(
+    tokenizer: Any, pairs: Sequence[Pair], config: TrainConfig, part: str
+) -> list[tuple[list[int], list[int]]]:
     examples = encode_pairs(tokenizer, pairs, config.max_length)
     if not examples:
         raise TaskError(f"no {part} pair is shorter than train.max_length = {config.max_length} tokens")

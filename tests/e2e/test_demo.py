@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import tvm_kernels
+from search import Front
 from tasks.demo import HYBRID_RULES, DemoConfig, run_demo, summary
 from tasks.errors import TaskError
 from tasks.translation.evaluate import evaluate_run
@@ -51,6 +52,15 @@ def test_costs_are_those_of_the_plan(demo):
     energy = report["models"][-1]["energy"]
     assert energy["total_uj"] == pytest.approx(energy["compute_uj"] + energy["memory_uj"])
     assert list(report["baselines"]) == ["dense fp32", "dense fp16", "dense int8", "dense int4", "packed"]
+
+
+def test_the_search_leaves_plans_that_are_cheaper_than_dense(demo):
+    config, report = demo
+    front = Front.from_json(Path(config.folder, "search", "front.json"))
+    assert [dict(point.scores) for point in front.points] == [row["scores"] for row in report["search"]]
+    energies = [point.scores["energy (asic45)"] for point in front.points]
+    assert min(energies) < 0.6 * max(energies)
+    assert Path(config.folder, "search", "report.html").is_file()
 
 
 def test_report_stands_alone(demo):

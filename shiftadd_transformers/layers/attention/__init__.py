@@ -7,7 +7,7 @@ from typing import Any
 from ...specs.attention import AdderAttentionSpec, BinaryLinearSpec, MixerSpec
 from ...specs.base import Spec
 from .adder import AdderAttention
-from .base import AttentionCore, head_shape, is_cross_attention, sliding_window
+from .base import AttentionCore, head_shape, is_cross_attention, set_heads_, sliding_window
 from .binary import BinaryAttention, BinaryLinearAttention
 from .mixers import TokenMixer
 from .visibility import Visibility
@@ -22,6 +22,7 @@ __all__ = [
     "core_type",
     "head_shape",
     "is_cross_attention",
+    "set_heads_",
     "sliding_window",
 ]
 

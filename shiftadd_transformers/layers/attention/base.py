@@ -123,6 +123,12 @@ def sliding_window(attention: nn.Module) -> int | None:
     return getattr(getattr(attention, "config", None), "sliding_window", None)
 
 
+def set_heads_(attention: nn.Module, heads: int) -> None:
+    """Tell an attention module how many heads it has, under whatever name its architecture has for that."""
+    for name in [name for name in _HEADS if hasattr(attention, name)] or _HEADS[:1]:
+        setattr(attention, name, heads)
+
+
 def head_shape(attention: nn.Module, projection: nn.Module) -> tuple[int, int]:
     """`(H, E)` of an attention module, whatever its architecture calls them.
 
