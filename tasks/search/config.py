@@ -65,6 +65,7 @@ class SearchConfig:
 
     Args:
         preset: a ready space: "translation" or "vit"; none where there are choices.
+        sizes: also search the widths, heads and depths of the preset "translation".
         choices: ordered tables as in `[[plan.rules]]`, with `choices = [...]` in the place of `op`.
         limits: tables such as `{ at_most = 2, kind = "softmax" }`.
         quality: what plans are compared by: "loss" on the validation data, "bleu" or "accuracy".
@@ -86,6 +87,7 @@ class SearchConfig:
     """
 
     preset: Literal["translation", "vit"] | None = None
+    sizes: bool = False
     choices: tuple[dict[str, Any], ...] = ()
     limits: tuple[dict[str, Any], ...] = ()
     quality: Literal["loss", "bleu", "accuracy"] = "loss"
@@ -108,6 +110,8 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if bool(self.preset) == bool(self.choices):
             raise TaskError('[search] needs a preset or [[search.choices]], one of them: preset = "translation"')
+        if self.sizes and self.preset != "translation":
+            raise TaskError('search.sizes is for preset = "translation"; elsewhere write { widths = [64, 128] } etc.')
         if not self.costs or min(self.evaluations, self.finalists, self.seeds, self.workers) < 1:
             raise TaskError("search: costs, evaluations, finalists, seeds and workers must not be empty or 0")
         for level in self.at:

@@ -18,6 +18,7 @@ from tasks.config import write_text
 from tasks.errors import Interrupted
 from tasks.search.report import write
 from tasks.search.summary import build_report
+from tasks.training.schedule import refresh_seconds
 
 CHOICES = [DenseSpec(), ShiftSpec(bits=4), ShiftSpec(bits=3), ShiftSpec(bits=4, terms=2), AdderSpec()]
 
@@ -55,7 +56,7 @@ def quick_search(
     spent = energy(measure_costs(space, model, inputs))
     folder.mkdir(parents=True, exist_ok=True)
     lost = remembered(untrained(model, name, score), folder / "scores.jsonl")
-    with tqdm(desc="search", total=evaluations, unit="plan", disable=quiet) as bar:
+    with tqdm(desc="search", total=evaluations, unit="plan", mininterval=refresh_seconds(), disable=quiet) as bar:
         result = evolve(
             space,
             [lost, spent],

@@ -43,7 +43,8 @@ def make_space(config: SearchConfig, model: Any) -> Space:
     """
     try:
         if config.preset:
-            space: Space = getattr(presets, config.preset)(model)
+            options = {"sizes": True} if config.sizes else {}
+            space: Space = getattr(presets, config.preset)(model, **options)
             return replace(space, limits=_limits(config))
         return Space.of(model, config.choices, _limits(config))
     except (ValueError, TypeError, KeyError) as error:

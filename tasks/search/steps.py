@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
+from transformers.utils.logging import disable_progress_bar
 
 from search import Candidate, Objective, Point, Result, Space, evolve
 from search.costs import Costs
@@ -32,6 +33,7 @@ from tasks.search.subject import Subject
 from tasks.search.summary import build_report, summary
 from tasks.search.training import Retraining, retrain, trained_supernet
 from tasks.training.loading import load_network
+from tasks.training.schedule import refresh_seconds
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def run_search(config: Any, *, resume: bool = False, overwrite: bool = False, qu
         TaskError: anything that the user can put right; no plan within the budgets, with the closest one named.
         Interrupted: Ctrl-C; the same command with --resume goes on.
     """
+    disable_progress_bar()  # transformers draws one for every model that is read or written
     folder = prepared_folder(config, resume=resume, overwrite=overwrite)
     say: Callable[[str], None] = (lambda text: None) if quiet else lambda text: print(text, flush=True)
     subject: Subject = module_of(config, "subject").make_subject(config, folder)
@@ -177,7 +180,8 @@ def _evolved(
     session: Session, name: str, sampler: str, seed: int, storage: str | Path, starts: Sequence[Candidate] | None
 ) -> Result:
     settings = session.settings
-    with tqdm(desc=name, total=settings.evaluations, unit="plan", disable=session.quiet) as bar:
+    seldom = refresh_seconds()
+    with tqdm(desc=name, total=settings.evaluations, unit="plan", mininterval=seldom, disable=session.quiet) as bar:
         result = evolve(
             session.space,
             session.objectives,

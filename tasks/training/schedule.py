@@ -143,6 +143,11 @@ class StopOnSignal(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
+def refresh_seconds() -> float:
+    """How often a progress bar is drawn: seldom where each drawing is a line of a log."""
+    return 0.5 if sys.stderr.isatty() else 30.0
+
+
 class Progress(TrainerCallback):
     """A bar with the time left whose end may move; quiet lines where the output is not a terminal."""
 
@@ -155,8 +160,8 @@ class Progress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the bar."""
-        slow = 0.5 if sys.stderr.isatty() else 30.0
-        self.bar = tqdm(desc=self.label, unit="step", initial=state.global_step, mininterval=slow, smoothing=0.05)
+        seldom = refresh_seconds()
+        self.bar = tqdm(desc=self.label, unit="step", initial=state.global_step, mininterval=seldom, smoothing=0.05)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """One step on."""

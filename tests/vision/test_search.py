@@ -24,6 +24,7 @@ from tasks.training.folder import is_finished
 CHOICES = (
     {"role": "attn.self", "choices": ["softmax", {"kind": "binary_linear", "kernel_size": 3}]},
     {"match": "*", "choices": ["dense", "shift", {"kind": "shift", "terms": 2}], "together": "layer"},
+    {"widths": [16, 32]},
 )
 SEARCH = {
     "choices": CHOICES,
@@ -172,6 +173,7 @@ def test_a_budget_that_nothing_meets_names_the_closest_plan(tmp_path):
         ({"trust": {"plans": 1}}, "at least 2"),
         ({"at": ("0",)}, "no part of"),
         ({"evaluations": 0}, "must not be"),
+        ({"sizes": True}, "widths"),
     ],
 )
 def test_mistakes_in_the_table_are_told(tmp_path, settings, message):
