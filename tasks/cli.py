@@ -82,13 +82,17 @@ def search(
     set_: Set = None,
     resume: Annotated[bool, typer.Option(help="Go on with the search in the run folder.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Throw away an earlier search in the same folder.")] = False,
+    join: Annotated[bool, typer.Option(help="Only evaluate plans of a search that another process runs.")] = False,
 ) -> None:
     """Find the best operator for each layer under a budget; Ctrl-C leaves everything to resume from."""
     settings = [*(overrides or ()), *(set_ or ())]
     resolved = read_task_config(find_config(config), settings)
     with search_installed():
-        from tasks.search.steps import run_search
+        from tasks.search.steps import join_search, run_search
 
+    if join:
+        join_search(resolved)
+        return
     again = " ".join(["shiftadd search", str(config), *settings, "--resume"])
     try:
         run_search(resolved, resume=resume, overwrite=overwrite)

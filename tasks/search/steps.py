@@ -31,9 +31,12 @@ from tasks.search.report import write
 from tasks.search.space import make_costs, make_quality, make_space
 from tasks.search.subject import Subject
 from tasks.search.summary import build_report, summary
-from tasks.search.training import Retraining, retrain, trained_supernet
+from tasks.search.training import WEIGHTS, Retraining, retrain, trained_supernet
 from tasks.training.loading import load_network
 from tasks.training.schedule import refresh_seconds
+
+SUPERNET = "supernet"
+"""Folder of the supernet in the run folder."""
 
 
 @dataclass(frozen=True)
@@ -88,17 +91,9 @@ def run_search(config: Any, *, resume: bool = False, overwrite: bool = False, qu
         TaskError: anything that the user can put right; no plan within the budgets, with the closest one named.
         Interrupted: Ctrl-C; the same command with --resume goes on.
     """
-    disable_progress_bar()  # transformers draws one for every model that is read or written
     folder = prepared_folder(config, resume=resume, overwrite=overwrite)
-    say: Callable[[str], None] = (lambda text: None) if quiet else lambda text: print(text, flush=True)
-    subject: Subject = module_of(config, "subject").make_subject(config, folder)
-    space = make_space(config.search, subject.model)
-    costs, spent = make_costs(config.search, space, subject)
-    say(f"{space.count():,} plans, {len(space.decisions)} decisions; costs are of {subject.inputs_note}\n── supernet")
-    supernet, about = trained_supernet(subject, space, spent[0], config, folder / "supernet", quiet=quiet)
-    say(f"{about['parameters'] / about['dense_parameters']:.2f} times the dense model's parameters\n── search")
-    quality = remembered(make_quality(config.search, subject, supernet), folder / "scores.jsonl")
-    session = Session(config, folder, subject, space, costs, (quality, *spent), say, quiet)
+    session, about = _opened(config, folder, quiet)
+    space, say = session.space, session.say
     result, randoms = _searched(session)
     write_text(folder / "front.json", result.front.to_json() + "\n")
     able = bool(result.front.points)
@@ -121,6 +116,44 @@ def run_search(config: Any, *, resume: bool = False, overwrite: bool = False, qu
         raise TaskError(f"{result.summary()} (all plans: {folder / 'report.html'})")
     say(f"\n{summary(report)}\n{folder / 'front.json'}\n{folder / 'report.html'}")
     return report
+
+
+def join_search(config: Any, *, quiet: bool = False) -> Result:
+    """Evaluate plans of a search that runs elsewhere, until as many are evaluated as it asked for.
+
+    The supernet must be in the run folder: on a machine that does not share it, copy the folder first, and let
+    `search.storage` name a database that both can reach.
+
+    Args:
+        config: that of the search.
+        quiet: no bars and no messages.
+
+    Raises:
+        TaskError: there is no such search, or its supernet is not trained yet.
+        Interrupted: Ctrl-C; what was evaluated is recorded.
+    """
+    folder = Path(config.run_dir)
+    if not (folder / SUPERNET / WEIGHTS).is_file():
+        raise TaskError(f"{folder} holds no trained supernet to join; start the search, and join when it has one")
+    prepared_folder(config, resume=True, overwrite=False)
+    session, _ = _opened(config, folder, quiet)
+    result = _studied(session)
+    session.say(result.summary())
+    return result
+
+
+def _opened(config: Any, folder: Path, quiet: bool) -> tuple[Session, dict[str, Any]]:
+    """Everything that a study needs, and what there is to say of the supernet; it is trained if it has to be."""
+    disable_progress_bar()  # transformers draws one for every model that is read or written
+    say: Callable[[str], None] = (lambda text: None) if quiet else lambda text: print(text, flush=True)
+    subject: Subject = module_of(config, "subject").make_subject(config, folder)
+    space = make_space(config.search, subject.model)
+    costs, spent = make_costs(config.search, space, subject)
+    say(f"{space.count():,} plans, {len(space.decisions)} decisions; costs are of {subject.inputs_note}\n── supernet")
+    supernet, about = trained_supernet(subject, space, spent[0], config, folder / SUPERNET, quiet=quiet)
+    say(f"{about['parameters'] / about['dense_parameters']:.2f} times the dense model's parameters\n── search")
+    quality = remembered(make_quality(config.search, subject, supernet), folder / "scores.jsonl")
+    return Session(config, folder, subject, space, costs, (quality, *spent), say, quiet), about
 
 
 def prepared_folder(config: Any, *, resume: bool, overwrite: bool) -> Path:
@@ -164,16 +197,21 @@ def _settings(session: Session) -> dict[str, str]:
 
 def _searched(session: Session) -> tuple[Result, list[Result]]:
     """The study, and random searches of the same length beside it."""
-    settings = session.settings
-    storage = settings.storage or session.folder / "study.journal"
-    starts = warm_starts(session.space, session.quality, session.objectives[1], settings.evaluations)
-    result = _evolved(session, "search", settings.sampler, session.config.seed, storage, starts)
+    result = _studied(session)
     randoms = []
-    for seed in range(settings.random_seeds):
+    for seed in range(session.settings.random_seeds):
         place = session.folder / "random.journal"
         randoms.append(_evolved(session, f"random {seed}", "random", seed, place, None))
     session.say(result.summary())
     return result, randoms
+
+
+def _studied(session: Session) -> Result:
+    """The search itself, shared by all workers."""
+    settings = session.settings
+    storage = settings.storage or session.folder / "study.journal"
+    starts = warm_starts(session.space, session.quality, session.objectives[1], settings.evaluations)
+    return _evolved(session, "search", settings.sampler, session.config.seed, storage, starts)
 
 
 def _evolved(

@@ -32,6 +32,8 @@ from tasks.training.fitting import fit, read_history
 from tasks.training.folder import is_finished, is_resumable
 from tasks.training.stages import part_of
 
+WEIGHTS = "supernet.safetensors"
+"""File of the trained supernet in its folder."""
 CHEAPEST_OF = 500
 """Random candidates, the cheapest of which is trained in each step beside the dense one."""
 
@@ -54,7 +56,7 @@ def trained_supernet(
     """
     settings: SearchConfig = config.search
     supernet = Supernet(subject.model, space, sharing=settings.supernet.sharing)
-    weights = folder / "supernet.safetensors"
+    weights = folder / WEIGHTS
     if weights.is_file():
         load_model(supernet.model, str(weights))
     else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from tasks.config import build, to_tables
 from tasks.errors import Interrupted, TaskError
 from tasks.image_classification.config import ImageConfig
 from tasks.search import steps
-from tasks.search.steps import run_search
+from tasks.search.steps import join_search, run_search
 from tasks.search.training import Retraining, retrain
 from tasks.training.folder import is_finished
 
@@ -149,6 +151,28 @@ def test_a_finished_search_is_only_read(searched, monkeypatch):
     monkeypatch.setattr("tasks.search.training._here", None)
     again = run_search(search_config(folder), resume=True, quiet=True)
     assert again == report
+
+
+def test_another_process_joins(searched, tmp_path):
+    folder, report = searched
+    joined = join_search(search_config(folder), quiet=True)
+    assert [list(p.candidate) for p in joined.points] == [p["candidate"] for p in report["points"]]
+    with pytest.raises(TaskError, match="no trained supernet"):
+        join_search(search_config(tmp_path), quiet=True)
+
+
+def test_two_workers_share_one_study(tmp_path):
+    """Each evaluates plans of its own; together they find what one would have evaluated."""
+    config = search_config(tmp_path / "run", trust={"plans": 0}, at=(), random_seeds=0, evaluations=10)
+    run_search(config, quiet=True)
+    for name in ("study.journal", "scores.jsonl"):
+        (tmp_path / "run" / name).unlink()
+    code = "import sys; from tasks.dispatch import read_task_config; from tasks.search.steps import join_search; "
+    code += "join_search(read_task_config(sys.argv[1]), quiet=True)"
+    workers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run" / "config.toml")]) for _ in range(2)]
+    assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
+    report = run_search(config, resume=True, quiet=True)
+    assert len({tuple(point["candidate"]) for point in report["points"]}) == len(report["points"]) == 10
 
 
 def test_another_search_in_the_same_folder_is_refused(searched):
