@@ -85,9 +85,14 @@ def _levels(session: Session) -> dict[str, float]:
 
 
 def _best(session: Session, result: Result, name: str, limit: float) -> Final:
-    """The plan within the limit that is best by a short training, among those that the supernet likes most."""
+    """The plan within the limit that is best by a short training, among those that the supernet likes most.
+
+    Uniform plans are not among them: they are what it is compared with.
+    """
     price, quality = energy(session.costs), session.quality
-    able = [p for p in result.points if p.scores[quality.name] is not None and price.measure(p.plan) <= limit]
+    uniform = set(session.space.reference_points().values())
+    measured = [p for p in result.points if p.scores[quality.name] is not None and p.candidate not in uniform]
+    able = [p for p in measured if price.measure(p.plan) <= limit]
     if not able:
         raise TaskError(f"no plan was found for search.at: {name}; raise it, or search longer")
     able.sort(key=lambda p: (quality.sign * (p.scores[quality.name] or 0.0), p.number))
