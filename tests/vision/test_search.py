@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 
@@ -111,7 +110,7 @@ def test_the_same_command_goes_on_where_it_stopped(searched, tmp_path, monkeypat
     def stopping(point):
         steps_seen.append(point)
         if len(steps_seen) == 5:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
     evolve = steps.evolve
     monkeypatch.setattr(steps, "evolve", lambda *a, **k: evolve(*a, **{**k, "after": stopping}))
