@@ -8,34 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 from hf.families import BY_NAME
+from nas.vocabularies import EVERY_CORE, EVERY_LAYER
 from torch import nn
 
 import shiftadd_transformers as sat
 from search import Space, choose, depth, heads, widths
 from search.supernet import Supernet
 
-EVERY_LAYER = [
-    "dense",
-    sat.ShiftSpec(bits=4),
-    sat.ShiftSpec(bits=5, terms=2, group_size=8),
-    sat.ShiftSpec(bits=3, parametrization="denseshift"),
-    sat.ShiftSpec(parametrization="ps"),
-    sat.AdderSpec(),
-    sat.AdderSpec(norm=True, bits=None),
-    "shift_add",
-    sat.BcqSpec(planes=2),
-    sat.BcqSpec(planes=2, grouping="column"),
-    "mixture",
-]
-EVERY_CORE = [
-    "softmax",
-    sat.BinaryLinearSpec(kernel_size=3),
-    sat.BinaryLinearSpec(form="quadratic"),
-    sat.AdderAttentionSpec(),
-    sat.MixerSpec(kernel_size=3),
-    sat.MixerSpec("add", attention=True, kernel_size=3),
-    sat.MixerSpec("shift_add", attention=True, kernel_size=3),
-]
 LARGER = {
     "marian": {"encoder_layers": 3, "decoder_layers": 3, "encoder_attention_heads": 4, "decoder_attention_heads": 4},
     "vit": {"num_hidden_layers": 3, "num_attention_heads": 4},

@@ -7,34 +7,13 @@ import random
 import pytest
 import torch
 from hf.families import BY_NAME
+from nas.vocabularies import EVERY_CORE, EVERY_LAYER
 from torch import nn
 
 import shiftadd_transformers as sat
 from search import Space, choose, presets
 from search.supernet import Supernet
 
-EVERY_LAYER = [
-    "dense",
-    sat.ShiftSpec(bits=4),
-    sat.ShiftSpec(bits=5, terms=2, group_size=8),
-    sat.ShiftSpec(bits=3, parametrization="denseshift"),
-    sat.ShiftSpec(parametrization="ps"),
-    sat.AdderSpec(),
-    sat.AdderSpec(norm=True, bits=None),
-    "shift_add",
-    sat.BcqSpec(planes=2),
-    sat.BcqSpec(planes=2, grouping="column"),
-    "mixture",
-]
-EVERY_CORE = [
-    "softmax",
-    sat.BinaryLinearSpec(kernel_size=3),
-    sat.BinaryLinearSpec(form="quadratic"),
-    sat.AdderAttentionSpec(),
-    sat.MixerSpec("conv", kernel_size=3),
-    sat.MixerSpec("add", attention=True, kernel_size=3),
-    sat.MixerSpec("shift_add", attention=True, kernel_size=3),
-]
 NO_OWN_WEIGHT = (1, 2, 5, 6, 7, 8, 9, 10)  # of EVERY_LAYER: what shares the tensor and is not dense
 
 
