@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search import Point, Result, energy, stored_bytes
+from search import Point, Result
 from shiftadd_transformers.plan import Plan
 from tasks.config import write_text
 from tasks.errors import TaskError
@@ -64,7 +64,7 @@ def train_finals(session: Session, result: Result) -> list[dict[str, Any]]:
 
 def _levels(session: Session) -> dict[str, float]:
     """What the best plan may spend: name to picojoules."""
-    price = energy(session.costs)
+    price = session.energy
     found = {}
     for level in session.settings.at:
         if level in session.space.kinds():
@@ -89,7 +89,7 @@ def _best(session: Session, result: Result, name: str, limit: float) -> Final:
 
     Uniform plans are not among them: they are what it is compared with.
     """
-    price, quality = energy(session.costs), session.quality
+    price, quality = session.energy, session.quality
     uniform = set(session.space.reference_points().values())
     measured = [p for p in result.points if p.scores[quality.name] is not None and p.candidate not in uniform]
     able = [p for p in measured if price.measure(p.plan) <= limit]
@@ -98,12 +98,12 @@ def _best(session: Session, result: Result, name: str, limit: float) -> Final:
     able.sort(key=lambda p: (quality.sign * (p.scores[quality.name] or 0.0), p.number))
     finalists = [Final(f"{name} {number}", p.plan, p) for number, p in enumerate(able[: session.settings.finalists])]
     if len(finalists) == 1:
-        return Final(name, finalists[0].plan, finalists[0].point)
+        return replace(finalists[0], name=name)
     share = session.settings.trust.share
     runs = [_run(session, f, session.folder / "finalists", session.config.seed, share, score=False) for f in finalists]
     retrain(runs, session.config, session.say)
     chosen = min(zip(runs, finalists, strict=True), key=lambda pair: pair[0].end()["validation_loss"])[1]
-    return Final(name, chosen.plan, chosen.point)
+    return replace(chosen, name=name)
 
 
 def _run(
@@ -123,8 +123,8 @@ def _row(session: Session, final: Final, run: Retraining) -> dict[str, Any]:
     return {
         "name": final.name,
         "quality": {unit: session.subject.test_factor * run.results()[key], "validation loss": end["validation_loss"]},
-        "energy_pj": energy(session.costs).measure(plan),
-        "stored_bytes": stored_bytes(session.costs).measure(plan),
+        "energy_pj": session.energy.measure(plan),
+        "stored_bytes": session.stored.measure(plan),
         "minutes": end["minutes"],
         "steps": end["steps"],
         "seed": run.seed,

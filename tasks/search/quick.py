@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
-from search import Front, Space, choose, energy, evolve, measure_costs
+from search import Front, Space, choose, energy, measure_costs
 from search.remembering import remembered
 from search.sensitivity import warm_starts
 from search.untrained import untrained
 from shiftadd_transformers.specs import AdderSpec, DenseSpec, ShiftSpec
 from tasks.config import write_text
-from tasks.errors import Interrupted
-from tasks.search.report import write
-from tasks.search.summary import build_report
-from tasks.training.schedule import refresh_seconds
+from tasks.search.studying import studied
+from tasks.search.summary import build_report, publish
 
 CHOICES = [DenseSpec(), ShiftSpec(bits=4), ShiftSpec(bits=3), ShiftSpec(bits=4, terms=2), AdderSpec()]
 
@@ -56,19 +51,9 @@ def quick_search(
     spent = energy(measure_costs(space, model, inputs))
     folder.mkdir(parents=True, exist_ok=True)
     lost = remembered(untrained(model, name, score), folder / "scores.jsonl")
-    with tqdm(desc="search", total=evaluations, unit="plan", mininterval=refresh_seconds(), disable=quiet) as bar:
-        result = evolve(
-            space,
-            [lost, spent],
-            evaluations=evaluations,
-            storage=folder / "study.journal",
-            starts=warm_starts(space, lost, spent, evaluations),
-            after=lambda point: bar.update() and None,
-        )
-    if result.interrupted:
-        raise Interrupted("stopped while searching")
+    starts = warm_starts(space, lost, spent, evaluations)
+    result = studied("search", space, [lost, spent], folder / "study.journal", evaluations, quiet=quiet, starts=starts)
     report = build_report(f"Plans for {space.model}, untrained", "", space, result, settings=settings)
     write_text(folder / "front.json", result.front.to_json() + "\n")
-    write_text(folder / "search.json", json.dumps(report, indent=1) + "\n")
-    write(report, folder / "report.html")
+    publish(report, folder)
     return result.front

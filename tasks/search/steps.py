@@ -7,33 +7,31 @@ Every step leaves its result in the run folder and is skipped if it is there, so
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from search import Candidate, Objective, Point, Result, Space, evolve
+from search import Candidate, Objective, Point, Result, Space, energy, stored_bytes
 from search.costs import Costs
 from search.remembering import remembered
 from search.sensitivity import warm_starts
 from search.trust import agreement, spread_sample
 from tasks.config import to_tables, write_config, write_text
 from tasks.dispatch import module_of, read_task_config
-from tasks.errors import Interrupted, TaskError
+from tasks.errors import TaskError
 from tasks.search.config import SearchConfig
 from tasks.search.finals import train_finals
-from tasks.search.report import write
 from tasks.search.space import make_costs, make_quality, make_space
+from tasks.search.studying import studied
 from tasks.search.subject import Subject
-from tasks.search.summary import build_report, summary
+from tasks.search.summary import build_report, publish, summary
 from tasks.search.training import WEIGHTS, Retraining, retrain, trained_supernet
 from tasks.training.loading import load_network
-from tasks.training.schedule import refresh_seconds
 
 SUPERNET = "supernet"
 """Folder of the supernet in the run folder."""
@@ -74,6 +72,16 @@ class Session:
         """What plans are compared by."""
         return self.objectives[0]
 
+    @cached_property
+    def energy(self) -> Objective:
+        """Of a plan, whatever the search is to save."""
+        return energy(self.costs)
+
+    @cached_property
+    def stored(self) -> Objective:
+        """Bytes of a plan's packed checkpoint."""
+        return stored_bytes(self.costs)
+
 
 def run_search(config: Any, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> dict[str, Any]:
     """Search as the config says, or what is left of it.
@@ -110,8 +118,7 @@ def run_search(config: Any, *, resume: bool = False, overwrite: bool = False, qu
         trust=trust,
         retrained=finals,
     )
-    write_text(folder / "search.json", json.dumps(report, indent=1) + "\n")
-    write(report, folder / "report.html")
+    publish(report, folder)
     if not able:
         raise TaskError(f"{result.summary()} (all plans: {folder / 'report.html'})")
     say(f"\n{summary(report)}\n{folder / 'front.json'}\n{folder / 'report.html'}")
@@ -218,23 +225,19 @@ def _evolved(
     session: Session, name: str, sampler: str, seed: int, storage: str | Path, starts: Sequence[Candidate] | None
 ) -> Result:
     settings = session.settings
-    seldom = refresh_seconds()
-    with tqdm(desc=name, total=settings.evaluations, unit="plan", mininterval=seldom, disable=session.quiet) as bar:
-        result = evolve(
-            session.space,
-            session.objectives,
-            evaluations=settings.evaluations,
-            sampler=sampler,
-            population=settings.population,
-            seed=seed,
-            storage=storage,
-            name=f"{Path(session.config.run_dir).name}: {name}",
-            starts=starts,
-            after=lambda point: bar.update() and None,
-        )
-    if result.interrupted:
-        raise Interrupted(f"stopped after {len(result.points)} plans, which are recorded in {storage}")
-    return result
+    return studied(
+        name,
+        session.space,
+        session.objectives,
+        storage,
+        settings.evaluations,
+        quiet=session.quiet,
+        sampler=sampler,
+        population=settings.population,
+        seed=seed,
+        name=f"{Path(session.config.run_dir).name}: {name}",
+        starts=starts,
+    )
 
 
 def _trusted(session: Session, points: Sequence[Point]) -> dict[str, Any] | None:

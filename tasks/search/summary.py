@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from search import Result, Space
 from search.pareto import losses_of
 from shiftadd_transformers.cost.report import joules
+from tasks.config import write_text
+from tasks.search.report import write
 
 
 def build_report(
@@ -59,6 +63,12 @@ def build_report(
         "supernet": supernet,
         "settings": dict(settings),
     }
+
+
+def publish(report: Mapping[str, Any], folder: Path) -> None:
+    """Write what was found as `search.json` and as a page."""
+    write_text(folder / "search.json", json.dumps(report, indent=1) + "\n")
+    write(report, folder / "report.html")
 
 
 def summary(report: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from tasks import cli
 from tasks.config import build, to_tables
 from tasks.errors import Interrupted, TaskError
 from tasks.image_classification.config import ImageConfig
-from tasks.search import steps
+from tasks.search import studying
 from tasks.search.steps import join_search, run_search
 from tasks.search.training import Retraining, retrain
 from tasks.training.folder import is_finished
@@ -112,11 +112,11 @@ def test_the_same_command_goes_on_where_it_stopped(searched, tmp_path, monkeypat
         if len(steps_seen) == 5:
             raise KeyboardInterrupt
 
-    evolve = steps.evolve
-    monkeypatch.setattr(steps, "evolve", lambda *a, **k: evolve(*a, **{**k, "after": stopping}))
+    evolve = studying.evolve
+    monkeypatch.setattr(studying, "evolve", lambda *a, **k: evolve(*a, **{**k, "after": stopping}))
     with pytest.raises(Interrupted, match="recorded"):
         run_search(config, quiet=True)
-    monkeypatch.setattr(steps, "evolve", evolve)
+    monkeypatch.setattr(studying, "evolve", evolve)
     with pytest.raises(TaskError, match="--resume"):
         run_search(config, quiet=True)
     report = run_search(config, resume=True, quiet=True)
